@@ -1,0 +1,137 @@
+//! The claim: how the agent marks a disk as its own, as data.
+//!
+//! A claimed disk carries a GPT with exactly one partition. The partition's
+//! name says how far the work has come (`lh-pending:sdb1`, `longhorn:sdb1`),
+//! its GUID is also the UUID of the filesystem inside. The whole table is a
+//! function of (geometry, identity, stage), so a table on a disk can be
+//! compared sector by sector with the one we would write: that tells a torn
+//! write of ours from somebody else's table.
+
+mod ends;
+mod inspect;
+mod table;
+
+pub use ends::Ends;
+pub use inspect::{Table, inspect};
+pub use table::{TableError, TableImage, partition_range};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::units::{Bytes, DiskName};
+
+/// How far the provisioning of a claimed disk has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// The table is ours, the filesystem may not be there yet; never mounted.
+    Pending,
+    /// The filesystem was made and checked. Never formatted again.
+    Committed,
+}
+
+impl Stage {
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Pending => "lh-pending:",
+            Self::Committed => "longhorn:",
+        }
+    }
+}
+
+/// What makes one claim different from every other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimId {
+    /// GUID of the partition table.
+    pub disk_guid: Uuid,
+    /// GUID of the partition and UUID of its filesystem.
+    pub partition_guid: Uuid,
+    /// The name for life.
+    pub name: DiskName,
+}
+
+/// A claim as found on a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Claim {
+    /// Whose it is.
+    #[serde(flatten)]
+    pub id: ClaimId,
+    /// How far it has come.
+    pub stage: Stage,
+}
+
+/// Size and logical sector size of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Geometry {
+    /// Whole size in bytes, a multiple of the sector size.
+    pub size: u64,
+    /// Logical sector size in bytes: 512 or 4096.
+    pub sector: u32,
+}
+
+impl Geometry {
+    /// Sectors on the disk.
+    pub fn sectors(self) -> u64 {
+        self.size.checked_div(u64::from(self.sector)).unwrap_or(0)
+    }
+
+    /// For messages.
+    pub fn bytes(self) -> Bytes {
+        Bytes(self.size)
+    }
+}
+
+impl ClaimId {
+    /// A claim that no other disk carries.
+    pub fn fresh(name: DiskName) -> Self {
+        Self {
+            disk_guid: Uuid::new_v4(),
+            partition_guid: Uuid::new_v4(),
+            name,
+        }
+    }
+}
+
+/// GPT partition name of a claim.
+pub fn partition_name(name: &DiskName, stage: Stage) -> String {
+    format!("{}{name}", stage.prefix())
+}
+
+/// Reads a GPT partition name; `None` when it is not one of ours.
+pub fn parse_partition_name(text: &str) -> Option<(DiskName, Stage)> {
+    [Stage::Pending, Stage::Committed]
+        .into_iter()
+        .find_map(|stage| {
+            let name = text.strip_prefix(stage.prefix())?.parse().ok()?;
+            Some((name, stage))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_both_stages_round_trip_and_fit_into_a_gpt_name() {
+        let longest: DiskName = "x".repeat(25).parse().expect("a name");
+        for stage in [Stage::Pending, Stage::Committed] {
+            let text = partition_name(&longest, stage);
+            assert!(text.encode_utf16().count() <= 36, "{text}");
+            assert_eq!(parse_partition_name(&text), Some((longest.clone(), stage)));
+        }
+    }
+
+    #[test]
+    fn other_peoples_partition_names_are_not_ours() {
+        for other in [
+            "",
+            "longhorn",
+            "longhorn:",
+            "longhorn:../etc",
+            "Linux",
+            "lh-pending:A",
+        ] {
+            assert_eq!(parse_partition_name(other), None, "{other}");
+        }
+    }
+}

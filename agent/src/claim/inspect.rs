@@ -1,0 +1,356 @@
+//! Reads a claim back from the two ends of a disk, torn or whole.
+
+use std::io::{Seek, SeekFrom};
+
+use gptman::{GPTHeader, GPTPartitionEntry};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::{
+    Claim, ClaimId, Ends, Stage, TableImage, parse_partition_name, table::LINUX_FILESYSTEM,
+};
+
+/// What the two ends of a disk say about a claim of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Table {
+    /// No header of a GPT in either place and nothing of a claim that is known
+    /// to the journal. Not a statement about anything else on the disk.
+    Absent,
+    /// Our claim.
+    Ours {
+        /// The claim.
+        claim: Claim,
+        /// Both copies are exactly what the claim's stage demands.
+        whole: bool,
+        /// Each sector of both ends is zero or from this claim's own tables:
+        /// completing the table cannot destroy anything else.
+        only_ours: bool,
+    },
+    /// A GPT that is not ours, or a damaged one of unknown origin.
+    Foreign,
+}
+
+/// Reads the claim. `journalled` are the claims that the journal says were
+/// begun on this disk: they let a table be recognised that was torn before
+/// either copy was valid.
+pub fn inspect(ends: &Ends, journalled: &[ClaimId]) -> Table {
+    let last = ends.geometry().sectors().saturating_sub(1);
+    let primary = read_copy(ends, 1);
+    let backup = read_copy(ends, last);
+    let copies = [&primary, &backup];
+
+    // A committed copy wins over a pending one: the commit writes one copy
+    // after the other, and what is committed once is never formatted again.
+    let found = [Stage::Committed, Stage::Pending]
+        .into_iter()
+        .find_map(|stage| {
+            copies.into_iter().find_map(|copy| match copy {
+                Copy::Ours(claim) if claim.stage == stage => Some(claim.clone()),
+                Copy::Ours(_) | Copy::NoHeader | Copy::Foreign => None,
+            })
+        });
+    if let Some(claim) = found {
+        let both_ours = copies.into_iter().all(|copy| match copy {
+            Copy::Ours(other) => other.id == claim.id,
+            // Torn, or moved because the disk grew: `only_ours` tells.
+            Copy::NoHeader | Copy::Foreign => true,
+        });
+        return if both_ours {
+            compare(ends, claim)
+        } else {
+            Table::Foreign
+        };
+    }
+
+    let torn = journalled
+        .iter()
+        .map(|id| Claim {
+            id: id.clone(),
+            stage: Stage::Pending,
+        })
+        .map(|claim| compare(ends, claim))
+        .find(|table| {
+            matches!(
+                table,
+                Table::Ours {
+                    only_ours: true,
+                    ..
+                }
+            )
+        });
+    let blank = ends
+        .sectors()
+        .all(|sector| sector.iter().all(|byte| *byte == 0));
+    match (torn, primary, backup) {
+        (Some(torn), _, _) if !blank => torn,
+        (_, Copy::NoHeader, Copy::NoHeader) => Table::Absent,
+        (_, _, _) => Table::Foreign,
+    }
+}
+
+/// Compares what is there with the tables that the claim would write.
+fn compare(ends: &Ends, claim: Claim) -> Table {
+    let image = |stage| TableImage::build(ends.geometry(), &claim.id, stage);
+    let (Ok(pending), Ok(committed)) = (image(Stage::Pending), image(Stage::Committed)) else {
+        return Table::Foreign;
+    };
+    let wanted = match claim.stage {
+        Stage::Pending => &pending,
+        Stage::Committed => &committed,
+    };
+    let whole = ends.sectors().eq(wanted.ends().sectors());
+    let only_ours = ends
+        .sectors()
+        .zip(pending.ends().sectors())
+        .zip(committed.ends().sectors())
+        .all(|((there, pending), committed)| {
+            there == pending || there == committed || there.iter().all(|byte| *byte == 0)
+        });
+    Table::Ours {
+        claim,
+        whole,
+        only_ours,
+    }
+}
+
+/// One copy of the table.
+enum Copy {
+    /// No `EFI PART` where the header belongs.
+    NoHeader,
+    /// A valid copy with one partition that carries our name.
+    Ours(Claim),
+    /// Anything else behind an `EFI PART`.
+    Foreign,
+}
+
+fn read_copy(ends: &Ends, header_at: u64) -> Copy {
+    let mut ends = ends.clone();
+    let sector = u64::from(ends.geometry().sector);
+    let Ok(position) = ends.seek(SeekFrom::Start(header_at.saturating_mul(sector))) else {
+        return Copy::Foreign;
+    };
+    let signed = ends
+        .sectors()
+        .nth(if position == sector {
+            1
+        } else {
+            ends.sectors().count().saturating_sub(1)
+        })
+        .is_some_and(|header| header.starts_with(b"EFI PART"));
+    if !signed {
+        return Copy::NoHeader;
+    }
+    let Ok(header) = GPTHeader::read_from(&mut ends) else {
+        return Copy::Foreign;
+    };
+    // Checked before the entries are read: the counts come from the disk.
+    let like_ours = header.number_of_partition_entries == 128
+        && header.size_of_partition_entry == 128
+        && header.primary_lba == header_at;
+    if !like_ours {
+        return Copy::Foreign;
+    }
+    let Ok(entries) = header.read_partitions(&mut ends, sector) else {
+        return Copy::Foreign;
+    };
+    match claim_in(&header, &entries) {
+        Some(claim) => Copy::Ours(claim),
+        None => Copy::Foreign,
+    }
+}
+
+fn claim_in(header: &GPTHeader, entries: &[GPTPartitionEntry]) -> Option<Claim> {
+    let (first, others) = entries.split_first()?;
+    let alone = first.is_used() && others.iter().all(GPTPartitionEntry::is_unused);
+    let linux = Uuid::from_bytes_le(first.partition_type_guid) == LINUX_FILESYSTEM;
+    let (name, stage) = parse_partition_name(first.partition_name.as_str())?;
+    (alone && linux).then_some(Claim {
+        id: ClaimId {
+            disk_guid: Uuid::from_bytes_le(header.disk_guid),
+            partition_guid: Uuid::from_bytes_le(first.unique_partition_guid),
+            name,
+        },
+        stage,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::claim::Geometry;
+
+    fn id(name: &str) -> ClaimId {
+        ClaimId::fresh(name.parse().expect("a name"))
+    }
+
+    fn image(id: &ClaimId, stage: Stage, sector: u32) -> Ends {
+        let geometry = Geometry {
+            size: 12 << 30,
+            sector,
+        };
+        TableImage::build(geometry, id, stage)
+            .expect("a table")
+            .ends()
+            .clone()
+    }
+
+    /// Both ends with each sector taken from the table chosen for it.
+    fn mixed(sources: &[&Ends], choice: impl Fn(usize) -> usize) -> Ends {
+        let geometry = sources[0].geometry();
+        let sector = geometry.sector as usize;
+        let bytes: Vec<u8> = (0..sources[0].sectors().count())
+            .flat_map(|at| {
+                sources[choice(at)]
+                    .sectors()
+                    .nth(at)
+                    .expect("same size")
+                    .to_vec()
+            })
+            .collect();
+        let head = usize::try_from(Ends::head_len(geometry)).expect("small");
+        assert_eq!(bytes.len() % sector, 0);
+        Ends::new(geometry, bytes[..head].to_vec(), bytes[head..].to_vec()).expect("both ends")
+    }
+
+    #[test]
+    fn a_whole_table_is_read_back_at_both_stages_and_sector_sizes() {
+        for sector in [512, 4096] {
+            for stage in [Stage::Pending, Stage::Committed] {
+                let id = id("sdb1");
+                let found = inspect(&image(&id, stage, sector), &[]);
+                let claim = Claim { id, stage };
+                assert_eq!(
+                    found,
+                    Table::Ours {
+                        claim,
+                        whole: true,
+                        only_ours: true
+                    }
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_blank_disk_has_no_table_even_if_the_journal_expects_one() {
+        let ends = Ends::zeroed(Geometry {
+            size: 12 << 30,
+            sector: 512,
+        })
+        .expect("ends");
+        assert_eq!(inspect(&ends, &[id("sdb1")]), Table::Absent);
+    }
+
+    #[test]
+    fn a_committed_copy_beside_a_pending_one_counts_as_committed() {
+        let id = id("sdb1");
+        let pending = image(&id, Stage::Pending, 512);
+        let committed = image(&id, Stage::Committed, 512);
+        let head = pending.head().len() / 512;
+        for backup_first in [true, false] {
+            let ends = mixed(&[&pending, &committed], |at| {
+                usize::from((at >= head) == backup_first)
+            });
+            let Table::Ours {
+                claim,
+                whole,
+                only_ours,
+            } = inspect(&ends, &[])
+            else {
+                panic!("not recognised");
+            };
+            assert_eq!(
+                (claim.stage, whole, only_ours),
+                (Stage::Committed, false, true)
+            );
+        }
+    }
+
+    #[test]
+    fn copies_of_two_different_claims_are_nobodys() {
+        let (a, b) = (
+            image(&id("sdb1"), Stage::Committed, 512),
+            image(&id("sdb1"), Stage::Committed, 512),
+        );
+        let head = a.head().len() / 512;
+        assert_eq!(
+            inspect(&mixed(&[&a, &b], |at| usize::from(at >= head)), &[]),
+            Table::Foreign
+        );
+    }
+
+    #[test]
+    fn a_grown_disk_keeps_its_committed_claim_but_nothing_may_be_rewritten() {
+        let id = id("sdb1");
+        let small = image(&id, Stage::Committed, 512);
+        let grown = Geometry {
+            size: 16 << 30,
+            sector: 512,
+        };
+        let tail = vec![0; small.tail().len()];
+        let ends = Ends::new(grown, small.head().to_vec(), tail).expect("ends");
+        let claim = Claim {
+            id,
+            stage: Stage::Committed,
+        };
+        assert_eq!(
+            inspect(&ends, &[]),
+            Table::Ours {
+                claim,
+                whole: false,
+                only_ours: false
+            }
+        );
+    }
+
+    proptest! {
+        /// Any sector of any of our writes may be missing: the claim is still
+        /// recognised with the journal, never as committed before a whole
+        /// committed copy is there, and always safe to complete.
+        #[test]
+        fn a_torn_table_is_recognised_with_the_journal(written in proptest::collection::vec(0..3_usize, 67)) {
+            let id = id("sdb1");
+            let pending = image(&id, Stage::Pending, 512);
+            let committed = image(&id, Stage::Committed, 512);
+            let zero = Ends::zeroed(pending.geometry()).expect("ends");
+            let ends = mixed(&[&zero, &pending, &committed], |at| written[at % written.len()]);
+            match inspect(&ends, std::slice::from_ref(&id)) {
+                Table::Ours { claim, only_ours, .. } => {
+                    prop_assert_eq!(&claim.id, &id);
+                    prop_assert!(only_ours);
+                }
+                Table::Absent => prop_assert_eq!(&ends, &zero),
+                Table::Foreign => prop_assert!(false, "not recognised"),
+            }
+        }
+
+        /// One foreign byte in either end is enough: nothing is ours to write.
+        #[test]
+        fn one_foreign_byte_forbids_completing_a_table(at in 0..34_304_usize, bit in 0..8_u32) {
+            let id = id("sdb1");
+            let ours = image(&id, Stage::Pending, 512);
+            let (mut head, mut tail) = (ours.head().to_vec(), ours.tail().to_vec());
+            let (part, at) = if at < head.len() { (&mut head, at) } else { (&mut tail, at - ours.head().len()) };
+            let at = at.min(part.len() - 1);
+            part[at] ^= 1 << bit;
+            let ends = Ends::new(ours.geometry(), head, tail).expect("ends");
+            let found = inspect(&ends, &[id]);
+            let writable = matches!(found, Table::Ours { only_ours: true, .. });
+            prop_assert!(!writable, "{:?}", found);
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_panic_and_never_as_ours(
+            head in proptest::collection::vec(any::<u8>(), 17_408),
+            tail in proptest::collection::vec(any::<u8>(), 16_896),
+        ) {
+            let geometry = Geometry { size: 12 << 30, sector: 512 };
+            let ends = Ends::new(geometry, head, tail).expect("ends");
+            let ours = matches!(inspect(&ends, &[id("sdb1")]), Table::Ours { .. });
+            prop_assert!(!ours);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The command line: a file for each subcommand.
+
+mod plan;
+mod run;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    config::{LogFormat, Options, Settings},
+    text::chain,
+};
+
+/// Turns newly attached, provably blank disks into mounted storage.
+#[derive(Debug, Parser)]
+#[command(name = "disk-discovery", version, about, max_term_width = 100)]
+struct Cli {
+    /// YAML file with options; flags and environment variables win over it
+    #[arg(
+        long,
+        global = true,
+        env = "DISK_DISCOVERY_CONFIG",
+        value_name = "FILE"
+    )]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look, decide, provision and serve health until stopped
+    Run {
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Show what would be done with each device; writes nothing
+    Plan {
+        /// Form of the output
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: plan::Output,
+        #[command(flatten)]
+        options: Options,
+    },
+}
+
+/// Exit code for options that cannot be used, as clap has it.
+const USAGE: u8 = 2;
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return show(&error),
+    };
+    let (options, command): (Options, Box<dyn FnOnce(Settings) -> ExitCode>) = match cli.command {
+        Command::Run { options } => (options, Box::new(run::run)),
+        Command::Plan { output, options } => (
+            options,
+            Box::new(move |settings| plan::plan(settings, output)),
+        ),
+    };
+    let file = cli
+        .config
+        .map_or_else(|| Ok(Options::default()), |path| Options::from_file(&path));
+    match file.and_then(|file| options.or(file).into_settings()) {
+        Ok(settings) => command(settings),
+        Err(error) => fail(USAGE, &error),
+    }
+}
+
+/// Help and version as clap writes them; an error as one line.
+fn show(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // A closed pipe is the reader's business.
+        drop(error.print());
+        return ExitCode::SUCCESS;
+    }
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        eprintln!("disk-discovery: no subcommand given; there are run and plan, see --help");
+        return ExitCode::from(USAGE);
+    }
+    let text = error.to_string();
+    let lines = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:"));
+    let words: Vec<&str> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with("For more"))
+        .collect();
+    let line = words.join("; ");
+    eprintln!("disk-discovery: {}", line.trim_start_matches("error: "));
+    ExitCode::from(USAGE)
+}
+
+/// Says what went wrong in one line.
+fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("disk-discovery: {}", chain(error));
+    ExitCode::from(code)
+}
+
+/// Sends log lines to stderr.
+fn log_to_stderr(settings: &Settings) {
+    use tracing_subscriber::{filter::Targets, prelude::*};
+    // Checked when the settings were made.
+    let filter: Targets = settings.log.parse().unwrap_or_default();
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    match settings.log_format {
+        LogFormat::Text => registry.with(layer.with_ansi(false)).init(),
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
+    }
+}

@@ -1,0 +1,120 @@
+//! `plan`: one pass that writes nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+    process::ExitCode,
+};
+
+use clap::ValueEnum;
+use comfy_table::{Table, presets::NOTHING};
+
+use crate::{
+    config::Settings,
+    journal::Journal,
+    look::Look,
+    observe::{Dirty, Observer},
+    report::{Report, Round, RoundCost, Row},
+    units::Bytes,
+};
+
+/// Form of the output.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Output {
+    /// For people.
+    Table,
+    /// For machines; the form of `/v1/disks`.
+    Json,
+}
+
+pub(super) fn plan(settings: Settings, output: Output) -> ExitCode {
+    super::log_to_stderr(&settings);
+    let journal = Journal::below(&settings.state_dir);
+    let observer = Observer::new(settings.host(), settings.mount_root.clone(), journal);
+    let mut look = Look::new(settings.host(), settings.policy.clone(), observer);
+    let seen = look.look(&Dirty::Everything, &BTreeSet::new());
+    let cost = RoundCost {
+        number: 0,
+        finished_at: 0,
+        devices_read: seen.devices_read,
+        full: true,
+        micros: seen.micros,
+    };
+    let round = Round {
+        inventory: seen.inventory,
+        verdicts: seen.verdicts,
+        operations: BTreeMap::new(),
+        cost,
+    };
+    let report = round.report(
+        &settings.node_name,
+        settings.mode,
+        &settings.policy.mount_root,
+    );
+    let text = match output {
+        Output::Table => Ok(table(&report)),
+        Output::Json => serde_json::to_string_pretty(&report),
+    };
+    let written = text
+        .map_err(std::io::Error::other)
+        .and_then(|text| writeln!(std::io::stdout(), "{text}"));
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        // head and less close the pipe when they have seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => super::fail(1, &error),
+    }
+}
+
+fn table(report: &Report) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(NOTHING)
+        .set_header(["DEVICE", "SIZE", "MODEL", "VERDICT", "REASON", "DETAIL"]);
+    for row in &report.disks {
+        let size = row
+            .size
+            .map_or_else(|| "?".to_owned(), |size| Bytes(size).to_string());
+        let verdict = serde_json::to_value(row.verdict).ok();
+        let verdict = verdict
+            .as_ref()
+            .and_then(|verdict| verdict.as_str())
+            .unwrap_or_default()
+            .to_owned();
+        table.add_row([
+            row.device.clone(),
+            size,
+            row.model.clone().unwrap_or_default(),
+            verdict,
+            row.reason.clone().unwrap_or_default(),
+            detail(row),
+        ]);
+    }
+    let mut text: String = table
+        .lines()
+        .map(|line| format!("{}\n", line.trim()))
+        .collect();
+    for state in &report.degraded {
+        text.push_str(&format!("! {}: {}\n", state.code, state.detail));
+    }
+    text.trim_end().to_owned()
+}
+
+fn detail(row: &Row) -> String {
+    match (&row.mount_path, row.mounted) {
+        (Some(path), Some(true)) => format!("mounted at {path}"),
+        (Some(path), _) => format!("{} at {path}", row.filesystem.unwrap_or_default()),
+        (None, _) => match &row.detail {
+            Some(detail)
+                if row
+                    .reason
+                    .as_deref()
+                    .is_some_and(|reason| reason.ends_with(detail.as_str())) =>
+            {
+                String::new()
+            }
+            Some(detail) => detail.clone(),
+            None => String::new(),
+        },
+    }
+}

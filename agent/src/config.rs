@@ -1,0 +1,391 @@
+//! Options: each is a flag, an environment variable and a key of a YAML file,
+//! in that order of precedence, described once.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    decide::Policy,
+    observe::Host,
+    units::{Bytes, Filesystem},
+};
+
+/// Whether anything is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Look and report; write to no disk and mount nothing.
+    Observe,
+    /// Provision blank disks and mount those that are ours.
+    Enforce,
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A duration as `90s`, `5m`, `1h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span(Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let span = humantime::parse_duration(text).map_err(|error| {
+            format!("{text:?} is not a duration ({error}); write one such as 90s, 5m or 1h")
+        })?;
+        Ok(Self(span))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The options as given, in one place or another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Options {
+    /// Whether disks are provisioned and mounted [default: observe]
+    #[arg(long, env = "DISK_DISCOVERY_MODE", value_enum)]
+    pub mode: Option<Mode>,
+    /// A new disk must be strictly larger than this [default: 10GB]
+    #[arg(long, env = "DISK_DISCOVERY_MIN_SIZE", value_name = "SIZE")]
+    pub min_size: Option<Bytes>,
+    /// Filesystem that a new disk is given [default: ext4]
+    #[arg(long, env = "DISK_DISCOVERY_FILESYSTEM", value_enum)]
+    pub filesystem: Option<Filesystem>,
+    /// Directory below which disks are mounted [default: /mnt/longhorn]
+    #[arg(long, env = "DISK_DISCOVERY_MOUNT_ROOT", value_name = "DIR")]
+    pub mount_root: Option<PathBuf>,
+    /// Directory for the journal, on a disk that survives a reboot [default: /var/lib/disk-discovery]
+    #[arg(long, env = "DISK_DISCOVERY_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Directory that holds the host's sys, proc, dev and run/udev [default: /]
+    #[arg(long, env = "DISK_DISCOVERY_HOST_ROOT", value_name = "DIR")]
+    pub host_root: Option<PathBuf>,
+    /// Look at everything again at least this often, give or take a tenth [default: 60s]
+    #[arg(long, env = "DISK_DISCOVERY_INTERVAL", value_name = "DURATION")]
+    pub interval: Option<Span>,
+    /// Address of the health endpoint [default: 0.0.0.0:9807]
+    #[arg(long, env = "DISK_DISCOVERY_LISTEN", value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Disks that are worked on at the same time [default: 4]
+    #[arg(long, env = "DISK_DISCOVERY_PARALLEL", value_name = "N")]
+    pub parallel: Option<u16>,
+    /// Count loop devices as disks, for tests [default: false]
+    #[arg(long, env = "DISK_DISCOVERY_ALLOW_LOOP", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub allow_loop: Option<bool>,
+    /// Form of log lines [default: text]
+    #[arg(long, env = "DISK_DISCOVERY_LOG_FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// What is logged: error, warn, info, debug, or target=level pairs [default: info]
+    #[arg(long, env = "DISK_DISCOVERY_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Name of this node in reports [default: the host name]
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+}
+
+/// The options with defaults filled in and checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Whether anything is written.
+    pub mode: Mode,
+    /// What decisions depend on.
+    pub policy: Policy,
+    /// Where disks are mounted.
+    pub mount_root: PathBuf,
+    /// Where the journal is.
+    pub state_dir: PathBuf,
+    /// Where the host's trees are.
+    pub host_root: PathBuf,
+    /// Time between full passes.
+    pub interval: Duration,
+    /// Where health is served.
+    pub listen: SocketAddr,
+    /// Disks worked on at the same time.
+    pub parallel: u16,
+    /// Form of log lines.
+    pub log_format: LogFormat,
+    /// What is logged.
+    pub log: String,
+    /// Name of this node.
+    pub node_name: String,
+}
+
+/// An option cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("config file {} cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not understood.
+    #[error("config file {}: {message}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Key, place and what is allowed.
+        message: String,
+    },
+    /// A value is impossible.
+    #[error("{key}: {value} is not possible; {allowed}")]
+    Impossible {
+        /// The option.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What may be given.
+        allowed: &'static str,
+    },
+}
+
+impl Options {
+    /// Reads a YAML file.
+    ///
+    /// # Errors
+    /// When it cannot be read, has an unknown key or a value of a wrong form.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        if text
+            .lines()
+            .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
+        {
+            return Ok(Self::default());
+        }
+        serde_saphyr::from_str(&text).map_err(|error| ConfigError::Parse {
+            path: path.to_owned(),
+            // One line: the rendering with a snippet of the file is for editors.
+            message: first_line(&error.to_string()),
+        })
+    }
+
+    /// Fills in what is missing from another source of lower precedence.
+    #[must_use]
+    pub fn or(self, lower: Self) -> Self {
+        Self {
+            mode: self.mode.or(lower.mode),
+            min_size: self.min_size.or(lower.min_size),
+            filesystem: self.filesystem.or(lower.filesystem),
+            mount_root: self.mount_root.or(lower.mount_root),
+            state_dir: self.state_dir.or(lower.state_dir),
+            host_root: self.host_root.or(lower.host_root),
+            interval: self.interval.or(lower.interval),
+            listen: self.listen.or(lower.listen),
+            parallel: self.parallel.or(lower.parallel),
+            allow_loop: self.allow_loop.or(lower.allow_loop),
+            log_format: self.log_format.or(lower.log_format),
+            log: self.log.or(lower.log),
+            node_name: self.node_name.or(lower.node_name),
+        }
+    }
+
+    /// Fills in defaults and checks what no type can.
+    ///
+    /// # Errors
+    /// The first option whose value is impossible, and what is allowed.
+    pub fn into_settings(self) -> Result<Settings, ConfigError> {
+        let mount_root = absolute("mount-root", self.mount_root, "/mnt/longhorn")?;
+        if mount_root == Path::new("/") {
+            return Err(impossible(
+                "mount-root",
+                mount_root.display(),
+                "name a directory of its own",
+            ));
+        }
+        let mount_root_text = mount_root
+            .to_str()
+            .ok_or_else(|| impossible("mount-root", mount_root.display(), "it must be UTF-8"))?
+            .to_owned();
+        let defaults = Policy::default();
+        let min_size = self.min_size.unwrap_or(defaults.min_size);
+        let interval = self.interval.map_or(Duration::from_mins(1), |span| span.0);
+        if !(Duration::from_secs(1)..=Duration::from_hours(24)).contains(&interval) {
+            let value = humantime::format_duration(interval);
+            return Err(impossible("interval", value, "allowed are 1s to 24h"));
+        }
+        let parallel = self.parallel.unwrap_or(4);
+        if !(1..=64).contains(&parallel) {
+            return Err(impossible("parallel", parallel, "allowed are 1 to 64"));
+        }
+        let log = self.log.unwrap_or_else(|| "info".to_owned());
+        if log.parse::<tracing_subscriber::filter::Targets>().is_err() {
+            let allowed = "allowed are off, error, warn, info, debug, trace and target=level pairs";
+            return Err(impossible("log", log, allowed));
+        }
+        Ok(Settings {
+            mode: self.mode.unwrap_or(Mode::Observe),
+            policy: Policy {
+                min_size,
+                allow_loop: self.allow_loop.unwrap_or(false),
+                filesystem: self.filesystem.unwrap_or(defaults.filesystem),
+                mount_root: mount_root_text,
+            },
+            mount_root,
+            state_dir: absolute("state-dir", self.state_dir, "/var/lib/disk-discovery")?,
+            host_root: absolute("host-root", self.host_root, "/")?,
+            interval,
+            listen: self
+                .listen
+                .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 9807))),
+            parallel,
+            log_format: self.log_format.unwrap_or(LogFormat::Text),
+            log,
+            node_name: self
+                .node_name
+                .or_else(|| sysinfo::System::host_name().ok())
+                .unwrap_or_else(|| "unknown".to_owned()),
+        })
+    }
+}
+
+impl Settings {
+    /// The host as these settings find it.
+    pub fn host(&self) -> Host {
+        Host::at(&self.host_root)
+    }
+}
+
+fn impossible(key: &'static str, value: impl ToString, allowed: &'static str) -> ConfigError {
+    ConfigError::Impossible {
+        key,
+        value: value.to_string(),
+        allowed,
+    }
+}
+
+/// An absolute path without `.`, `..` or a trailing slash, because it is
+/// compared with what the mount table says.
+fn absolute(
+    key: &'static str,
+    given: Option<PathBuf>,
+    default: &str,
+) -> Result<PathBuf, ConfigError> {
+    use std::path::Component;
+    let path = given.unwrap_or_else(|| PathBuf::from(default));
+    let plain = path
+        .components()
+        .all(|component| matches!(component, Component::RootDir | Component::Normal(_)));
+    if path.is_absolute() && plain {
+        Ok(path.components().collect())
+    } else {
+        Err(impossible(
+            key,
+            path.display(),
+            "an absolute path without . and .. is needed",
+        ))
+    }
+}
+
+fn first_line(text: &str) -> String {
+    let text = text.trim().trim_start_matches("error:").trim();
+    text.lines().next().unwrap_or(text).trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from_yaml(text: &str) -> Result<Settings, String> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), text).expect("written");
+        Options::from_file(file.path())
+            .and_then(Options::into_settings)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn without_any_option_nothing_is_written() {
+        let settings = Options::default().into_settings().expect("the defaults");
+        assert_eq!(settings.mode, Mode::Observe);
+        assert_eq!(settings.policy.min_size, Bytes(10_000_000_000));
+        assert_eq!(from_yaml("# nothing but a comment\n"), Ok(settings));
+    }
+
+    #[test]
+    fn every_key_of_the_file_is_read() {
+        let settings = from_yaml(
+            "mode: enforce\nmin-size: 20GiB\nfilesystem: xfs\nmount-root: /srv/disks/\nstate-dir: /var/lib/x\n\
+             host-root: /host\ninterval: 5m\nlisten: 127.0.0.1:1\nparallel: 2\nallow-loop: true\n\
+             log-format: json\nlog: debug\nnode-name: k3s2\n",
+        )
+        .expect("a good file");
+        assert_eq!(settings.mode, Mode::Enforce);
+        assert_eq!(settings.policy.mount_root, "/srv/disks");
+        assert_eq!(settings.policy.min_size, Bytes(20 << 30));
+        assert_eq!(settings.interval, Duration::from_mins(5));
+        assert_eq!(settings.node_name, "k3s2");
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let flag = Options {
+            parallel: Some(7),
+            ..Options::default()
+        };
+        let file = Options {
+            parallel: Some(2),
+            min_size: Some(Bytes(1)),
+            ..Options::default()
+        };
+        let settings = flag.or(file).into_settings().expect("good options");
+        assert_eq!((settings.parallel, settings.policy.min_size), (7, Bytes(1)));
+    }
+
+    #[test]
+    fn bad_files_name_the_key_and_what_is_allowed() {
+        for (text, key, allowed) in [
+            ("min-sizes: 10GB\n", "min-sizes", "min-size"),
+            ("mode: destroy\n", "destroy", "enforce"),
+            ("min-size: lots\n", "lots", "10GiB"),
+            ("interval: 0s\n", "interval", "1s to 24h"),
+            ("interval: soon\n", "soon", "90s"),
+            ("parallel: 0\n", "parallel", "1 to 64"),
+            ("mount-root: mnt\n", "mount-root", "absolute"),
+            ("mount-root: /\n", "mount-root", "of its own"),
+            ("state-dir: /a/../b\n", "state-dir", "absolute"),
+            ("log: loudly=very\n", "log", "debug"),
+        ] {
+            let error = from_yaml(text).expect_err(text);
+            assert!(
+                error.contains(key) && error.contains(allowed),
+                "{text:?}: {error}"
+            );
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let error = Options::from_file(Path::new("/no/such/file")).expect_err("no file");
+        assert!(error.to_string().contains("/no/such/file"));
+    }
+}

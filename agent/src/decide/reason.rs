@@ -1,0 +1,222 @@
+//! Why a device is left alone: one enum, from which the code, the sentence of
+//! explanation and the sentence of advice are all derived.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident, $code:literal, $explanation:literal, $advice:literal;)*) => {
+        /// Why a device is left alone. The codes are stable.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason {
+            $(#[doc = $explanation] $variant,)*
+        }
+
+        impl Reason {
+            /// Every reason there is.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// Stable name, kebab-case, the same everywhere.
+            pub fn code(self) -> &'static str {
+                match self { $(Self::$variant => $code,)* }
+            }
+
+            /// What it means, in one sentence.
+            pub fn explanation(self) -> &'static str {
+                match self { $(Self::$variant => $explanation,)* }
+            }
+
+            /// What a person can do about it, in one sentence.
+            pub fn advice(self) -> &'static str {
+                match self { $(Self::$variant => $advice,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    Partition, "partition",
+        "It is part of a disk and judged with that disk.",
+        "Look at the disk that it belongs to.";
+    UnsupportedKind, "unsupported-kind",
+        "It is not a kind of device that is ever provisioned.",
+        "Nothing needs to be done.";
+    HiddenPath, "hidden-path",
+        "The kernel hides this path behind another device.",
+        "Look at the multipath device instead.";
+    DuplicateIdentity, "duplicate-identity",
+        "Another disk carries the same claim, world-wide name or serial number.",
+        "Detach the copy, or the second path to the same disk.";
+    SystemDisk, "system-disk",
+        "The running system lives on it.",
+        "Nothing needs to be done.";
+    SystemDiskUnresolved, "system-disk-unresolved",
+        "It cannot be told which disk the system runs on, so every disk is left alone.",
+        "In a container, give the agent the host's /proc, /sys and /dev below --host-root; otherwise see the detail.";
+    LonghornVolume, "longhorn-volume",
+        "It is a volume that Longhorn itself attached to this node.",
+        "Nothing needs to be done.";
+    NetworkTransport, "network-transport",
+        "It is attached through a network and may belong to another machine.",
+        "Provision it by hand if it is meant for this node alone.";
+    Removable, "removable",
+        "It is attached by USB or its medium can be taken out.",
+        "Use a disk that stays in the machine.";
+    TooSmall, "too-small",
+        "It is not larger than the minimum size.",
+        "Use a larger disk or lower --min-size.";
+    ReadOnly, "read-only",
+        "The kernel refuses to write to it.",
+        "Lift the write protection if the disk is meant to be used.";
+    Mounted, "mounted",
+        "It or a part of it is mounted.",
+        "Unmount it if it is not needed; its contents still keep it from being used.";
+    Swap, "swap",
+        "It or a part of it is used as swap.",
+        "Switch the swap area off if it is not needed; its contents still keep it from being used.";
+    Stacked, "stacked",
+        "Another device is built on it, or it is built on others.",
+        "Take the stacked device down if it is not needed.";
+    MultipathMember, "multipath-member",
+        "It is one of several paths to a disk.",
+        "Look at the multipath device instead.";
+    Partitioned, "partitioned",
+        "It has partitions.",
+        "Erase the partition table by hand if nothing on the disk is needed.";
+    Busy, "busy",
+        "Somebody holds it exclusively, perhaps in another mount namespace.",
+        "Find the holder with fuser or lsof.";
+    UdevPending, "udev-pending",
+        "udevd has not finished with it yet.",
+        "Wait; if it lasts, look at udevadm settle and the log of systemd-udevd.";
+    Unreadable, "unreadable",
+        "A fact that the decision needs could not be read.",
+        "See the detail; run with the rights of root and, in a container, with the host's trees.";
+    ProbeFailed, "probe-failed",
+        "What it holds could not be read.",
+        "See the detail and the kernel log; the disk may be failing.";
+    Signature, "signature",
+        "It holds a filesystem, a partition table or another known format.",
+        "If nothing on it is needed, erase it with your own tools; the agent never does.";
+    AmbivalentSignatures, "ambivalent-signatures",
+        "It holds more than one known format.",
+        "If nothing on it is needed, erase it with your own tools; the agent never does.";
+    ResidualData, "residual-data",
+        "It has no known format, but it is not empty.",
+        "If nothing on it is needed, overwrite its first and last 8 MiB with zeroes.";
+    SourcesDisagree, "sources-disagree",
+        "Two sources say different things about what is on it.",
+        "See the detail; udevadm trigger makes udevd look again.";
+    ClaimDamaged, "claim-damaged",
+        "It carries a claim of this agent together with something that is not from it.",
+        "See the detail; look at what the disk holds before doing anything.";
+    FilesystemDamaged, "filesystem-damaged",
+        "It is ours, but the filesystem that belongs in it is not found; it is never formatted again.",
+        "Check the filesystem by hand, with fsck from a copy if the data matters.";
+    MountedElsewhere, "mounted-elsewhere",
+        "It is ours, but mounted at another place.",
+        "Unmount it there, and the agent mounts it where it belongs.";
+    MountPathTaken, "mount-path-taken",
+        "It is ours, but something else is mounted or stored at its place.",
+        "Move away what is there, and the agent mounts the disk.";
+    NoName, "no-name",
+        "No name is free or usable for it.",
+        "See the detail.";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.code())
+    }
+}
+
+/// A reason and what it was seen by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// Particulars: a path, a type, an error; may be empty.
+    pub detail: String,
+}
+
+impl Refusal {
+    /// With particulars.
+    pub fn new(reason: Reason, detail: impl fmt::Display) -> Self {
+        Self {
+            reason,
+            detail: detail.to_string(),
+        }
+    }
+
+    /// The code; for a signature with its type, as in `signature:ext4`.
+    pub fn code(&self) -> String {
+        if self.reason == Reason::Signature {
+            format!("{}:{}", self.reason, self.detail)
+        } else {
+            self.reason.to_string()
+        }
+    }
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self {
+            reason,
+            detail: String::new(),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.detail.is_empty() || self.reason == Reason::Signature {
+            f.write_str(&self.code())
+        } else {
+            write!(f, "{}: {}", self.reason, self.detail)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_kebab_case_and_each_has_a_sentence_of_both_kinds() {
+        let codes: BTreeSet<&str> = Reason::ALL.iter().map(|reason| reason.code()).collect();
+        assert_eq!(codes.len(), Reason::ALL.len());
+        for reason in Reason::ALL {
+            assert!(
+                reason
+                    .code()
+                    .chars()
+                    .all(|c| c.is_ascii_lowercase() || c == '-'),
+                "{reason}"
+            );
+            for sentence in [reason.explanation(), reason.advice()] {
+                assert!(
+                    sentence.ends_with('.') && sentence.len() > 12,
+                    "{reason}: {sentence}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_signature_names_its_type_in_the_code() {
+        assert_eq!(
+            Refusal::new(Reason::Signature, "ext4").code(),
+            "signature:ext4"
+        );
+        assert_eq!(Refusal::new(Reason::Mounted, "/data").code(), "mounted");
+    }
+}

@@ -1,0 +1,252 @@
+//! The inventory, indexed for the questions that the gates ask.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use super::{Policy, Reason, Refusal};
+use crate::{
+    claim::{Claim, Table},
+    observe::{Device, Inventory, tables::Mount},
+    units::DevNo,
+};
+
+/// Mountpoints whose disks are the system's, whatever else is mounted on them.
+const SYSTEM_MOUNTPOINTS: &[&str] = &[
+    "/",
+    "/boot",
+    "/boot/efi",
+    "/boot/firmware",
+    "/efi",
+    "/etc",
+    "/usr",
+    "/var",
+    "/var/lib",
+    "/var/lib/containerd",
+    "/var/lib/containers",
+    "/var/lib/docker",
+    "/var/lib/kubelet",
+    "/var/lib/rancher",
+    "/run/k3s",
+];
+
+/// Filesystems that live on no disk at all.
+const DISKLESS: &[&str] = &[
+    "tmpfs", "ramfs", "rootfs", "nfs", "nfs4", "9p", "virtiofs", "devtmpfs", "efivarfs",
+];
+
+/// The inventory with its indexes.
+pub(super) struct View<'a> {
+    pub inventory: &'a Inventory,
+    pub policy: &'a Policy,
+    partitions: HashMap<&'a str, Vec<&'a Device>>,
+    by_devno: HashMap<DevNo, &'a Device>,
+    /// From either mount table: use that is proven.
+    mounts: HashMap<DevNo, Vec<&'a Mount>>,
+    swaps: HashSet<&'a str>,
+    /// Disks of the system, or why they cannot be told.
+    pub system: Result<BTreeSet<&'a str>, String>,
+    /// Claims and identities that more than one disk carries.
+    duplicates: HashSet<String>,
+}
+
+impl<'a> View<'a> {
+    pub fn new(inventory: &'a Inventory, policy: &'a Policy) -> Self {
+        let mut partitions: HashMap<&str, Vec<&Device>> = HashMap::new();
+        let mut by_devno = HashMap::new();
+        for device in inventory.devices.values() {
+            if let Some(parent) = &device.parent {
+                partitions.entry(parent).or_default().push(device);
+            }
+            if let Ok(devno) = device.devno.known() {
+                by_devno.insert(*devno, &**device);
+            }
+        }
+        let mut mounts: HashMap<DevNo, Vec<&Mount>> = HashMap::new();
+        let tables = [&inventory.host_mounts, &inventory.own_mounts];
+        for mount in tables
+            .iter()
+            .filter_map(|table| table.known().ok())
+            .flatten()
+        {
+            mounts.entry(mount.devno).or_default().push(mount);
+        }
+        let swaps = inventory.swaps.known().map_or(&[][..], Vec::as_slice);
+        let swaps = swaps.iter().map(|swap| swap.path.as_str()).collect();
+        let mut view = Self {
+            inventory,
+            policy,
+            partitions,
+            by_devno,
+            mounts,
+            swaps,
+            system: Ok(BTreeSet::new()),
+            duplicates: HashSet::new(),
+        };
+        view.system = view.system_disks();
+        view.duplicates = view.duplicated();
+        view
+    }
+
+    pub fn partitions(&self, disk: &Device) -> &[&'a Device] {
+        self.partitions
+            .get(disk.name.as_str())
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// Where a device is mounted, in either table.
+    pub fn mounts_of(&self, device: &Device) -> &[&'a Mount] {
+        let devno = device.devno.known().ok();
+        devno
+            .and_then(|devno| self.mounts.get(devno))
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// What is mounted at a path, the topmost last.
+    pub fn mounted_at(&self, path: &str) -> Option<&'a Mount> {
+        let mounts = self.inventory.host_mounts.known().ok()?;
+        mounts.iter().rev().find(|mount| mount.mountpoint == path)
+    }
+
+    pub fn is_swap(&self, device: &Device) -> bool {
+        let node = device.devname.known().map(|name| format!("/dev/{name}"));
+        node.is_ok_and(|node| self.swaps.contains(node.as_str()))
+    }
+
+    /// What our claim on a disk says, if it carries one.
+    pub fn claim_of(&self, disk: &str) -> Option<&'a Claim> {
+        match self.table_of(disk)? {
+            Table::Ours { claim, .. } => Some(claim),
+            Table::Absent | Table::Foreign => None,
+        }
+    }
+
+    pub fn table_of(&self, disk: &str) -> Option<&'a Table> {
+        let medium = self.inventory.media.get(disk)?.known().ok()?;
+        medium.table.known().ok()
+    }
+
+    /// Refuses a disk whose claim or identity another disk carries as well.
+    pub fn unique_claim(&self, claim: &Claim) -> Result<(), Refusal> {
+        let keys = [
+            claim_key(claim.id.partition_guid),
+            claim_key(claim.id.disk_guid),
+            name_key(&claim.id.name),
+        ];
+        match keys.into_iter().find(|key| self.duplicates.contains(key)) {
+            Some(key) => Err(Refusal::new(Reason::DuplicateIdentity, key)),
+            None => Ok(()),
+        }
+    }
+
+    pub fn unique_hardware(&self, disk: &Device) -> Result<(), Refusal> {
+        match identity_keys(disk)
+            .into_iter()
+            .find(|key| self.duplicates.contains(key))
+        {
+            Some(key) => Err(Refusal::new(Reason::DuplicateIdentity, key)),
+            None => Ok(()),
+        }
+    }
+
+    fn duplicated(&self) -> HashSet<String> {
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        for device in self
+            .inventory
+            .devices
+            .values()
+            .filter(|device| !device.is_partition())
+        {
+            let claim = self.claim_of(&device.name).map(|claim| {
+                [
+                    claim_key(claim.id.partition_guid),
+                    claim_key(claim.id.disk_guid),
+                    name_key(&claim.id.name),
+                ]
+            });
+            for key in claim.into_iter().flatten().chain(identity_keys(device)) {
+                *seen.entry(key).or_default() += 1;
+            }
+        }
+        seen.into_iter()
+            .filter(|(_, count)| *count > 1)
+            .map(|(key, _)| key)
+            .collect()
+    }
+
+    fn system_disks(&self) -> Result<BTreeSet<&'a str>, String> {
+        let mounts = self
+            .inventory
+            .host_mounts
+            .known()
+            .map_err(ToString::to_string)?;
+        let mut disks = BTreeSet::new();
+        if !mounts.iter().any(|mount| mount.mountpoint == "/") {
+            return Err("the mount table has no root".to_owned());
+        }
+        for mount in mounts
+            .iter()
+            .filter(|mount| SYSTEM_MOUNTPOINTS.contains(&mount.mountpoint.as_str()))
+        {
+            if DISKLESS.contains(&mount.filesystem.as_str()) {
+                continue;
+            }
+            let device = self.by_devno.get(&mount.devno).ok_or_else(|| {
+                format!(
+                    "{} is a {} from {}, which is no known device",
+                    mount.mountpoint, mount.filesystem, mount.source
+                )
+            })?;
+            self.collect_disks(device, &mut disks, 0)?;
+        }
+        Ok(disks)
+    }
+
+    /// Goes down through partitions, device mapper and md to whole disks.
+    fn collect_disks(
+        &self,
+        device: &'a Device,
+        disks: &mut BTreeSet<&'a str>,
+        depth: u32,
+    ) -> Result<(), String> {
+        if depth > 16 {
+            return Err(format!("{} is stacked too deeply", device.name));
+        }
+        if let Some(parent) = &device.parent {
+            let parent = self
+                .inventory
+                .devices
+                .get(parent)
+                .ok_or_else(|| format!("{parent} is not known"))?;
+            return self.collect_disks(parent, disks, depth + 1);
+        }
+        disks.insert(&device.name);
+        for slave in device.slaves.known().map_err(ToString::to_string)? {
+            let slave = self
+                .inventory
+                .devices
+                .get(slave)
+                .ok_or_else(|| format!("{slave} is not known"))?;
+            self.collect_disks(slave, disks, depth + 1)?;
+        }
+        Ok(())
+    }
+}
+
+fn claim_key(guid: uuid::Uuid) -> String {
+    format!("GUID {guid}")
+}
+
+fn name_key(name: &crate::units::DiskName) -> String {
+    format!("name {name}")
+}
+
+/// What makes the hardware one of its kind. Unknown never equals unknown.
+fn identity_keys(disk: &Device) -> Vec<String> {
+    let text = |fact: &crate::fact::Fact<Option<String>>| match fact.known() {
+        Ok(Some(text)) if !text.trim_matches(['0', ' ', '-']).is_empty() => Some(text.clone()),
+        Ok(Some(_) | None) | Err(_) => None,
+    };
+    let wwn = text(&disk.wwn).map(|wwn| format!("WWN {wwn}"));
+    let model = text(&disk.model).unwrap_or_default();
+    let serial = text(&disk.serial).map(|serial| format!("serial {serial} of {model:?}"));
+    [wwn, serial].into_iter().flatten().collect()
+}

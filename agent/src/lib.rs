@@ -1,0 +1,31 @@
+//! disk-discovery turns a newly attached, provably blank disk into mounted,
+//! named storage, and never damages a disk that holds anything.
+//!
+//! ```text
+//! observe ─► decide ─► provision ─► serve
+//! facts      verdicts  the only     health and
+//! (reads)    (pure)    writer       /v1/disks
+//! ```
+//!
+//! Data flows one way. [`observe`] reads what is and keeps every error,
+//! [`decide`] is pure, [`provision`] alone writes to disks and can only be
+//! entered with values that the checks make, [`reconcile`] is the loop around
+//! them, [`serve`] shows what the loop last saw. [`claim`] is the mark that
+//! makes a disk ours, [`journal`] what we are about to write.
+
+pub mod backoff;
+pub mod claim;
+pub mod cli;
+pub mod config;
+pub mod decide;
+pub mod fact;
+pub mod journal;
+pub mod look;
+pub mod observe;
+pub mod provision;
+pub mod reconcile;
+pub mod report;
+pub mod serve;
+pub mod sys;
+pub mod text;
+pub mod units;

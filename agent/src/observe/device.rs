@@ -1,0 +1,110 @@
+//! A block device as observed: facts only.
+
+use serde::Serialize;
+
+use super::{Host, sysfs};
+use crate::{fact::Fact, units::DevNo};
+
+/// Reads one device as it is at this moment, past any cache.
+pub fn read(host: &Host, name: &str) -> Device {
+    sysfs::read_device(&host.class_block(), &host.udev_database(), name)
+}
+
+/// One block device of sysfs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Kernel name, `sda`, `nvme0n1p1`.
+    pub name: String,
+    /// Canonical path below `/sys`, which shows the bus it hangs on.
+    pub path: Fact<String>,
+    /// For a partition: the kernel name of its disk.
+    pub parent: Option<String>,
+    /// Device number.
+    pub devno: Fact<DevNo>,
+    /// Name of its node below `/dev`.
+    pub devname: Fact<String>,
+    /// Number of a partition on its disk.
+    pub partition_number: Fact<Option<u32>>,
+    /// Given once by the kernel and never again; Linux 5.15 and newer.
+    pub diskseq: Fact<Option<u64>>,
+    /// Bytes.
+    pub size: Fact<u64>,
+    /// First byte on the disk, for partitions.
+    pub start: Fact<Option<u64>>,
+    /// Logical sector size in bytes; `None` for partitions.
+    pub sector: Fact<Option<u32>>,
+    /// The kernel refuses writes.
+    pub read_only: Fact<bool>,
+    /// The medium can be taken out.
+    pub removable: Fact<bool>,
+    /// A path that the kernel hides behind another device.
+    pub hidden: Fact<bool>,
+    /// Has spinning platters, as far as the kernel knows.
+    pub rotational: Fact<Option<bool>>,
+    /// Kernel names of devices built on this one.
+    pub holders: Fact<Vec<String>>,
+    /// Kernel names of devices that this one is built on.
+    pub slaves: Fact<Vec<String>>,
+    /// As the device says it.
+    pub vendor: Fact<Option<String>>,
+    /// As the device says it.
+    pub model: Fact<Option<String>>,
+    /// As the device says it.
+    pub serial: Fact<Option<String>>,
+    /// World-wide name or another unique id of the device.
+    pub wwn: Fact<Option<String>>,
+    /// How the disk is attached.
+    pub transport: Fact<Transport>,
+    /// What udevd recorded; `None` when it has no record.
+    pub udev: Fact<Option<UdevRecord>>,
+}
+
+/// How a disk is attached, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// virtio-blk.
+    Virtio,
+    /// SCSI, SAS or SATA inside the machine.
+    Scsi,
+    /// NVMe over PCIe.
+    Nvme,
+    /// SD or eMMC.
+    Mmc,
+    /// USB.
+    Usb,
+    /// iSCSI.
+    Iscsi,
+    /// Fibre Channel.
+    FibreChannel,
+    /// NVMe over a network.
+    NvmeFabrics,
+    /// Not a device with a bus: loop, ram, md, dm.
+    Virtual,
+    /// Anything else.
+    Other,
+}
+
+/// The part of udevd's record that is used here.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UdevRecord {
+    /// udevd has finished with the device at least once.
+    pub initialized: bool,
+    /// `ID_FS_TYPE`.
+    pub filesystem: Option<String>,
+    /// `ID_PART_TABLE_TYPE`.
+    pub table: Option<String>,
+    /// `ID_PATH`.
+    pub id_path: Option<String>,
+    /// `ID_BUS`.
+    pub bus: Option<String>,
+    /// `DM_MULTIPATH_DEVICE_PATH` is 1.
+    pub multipath_member: bool,
+}
+
+impl Device {
+    /// A partition of another device.
+    pub fn is_partition(&self) -> bool {
+        self.parent.is_some()
+    }
+}

@@ -1,0 +1,58 @@
+//! Where the host's views of itself are found.
+
+use std::path::{Path, PathBuf};
+
+/// The host as seen from here: in a container its trees may be mounted below
+/// some directory, in tests they are a fake.
+#[derive(Debug, Clone)]
+pub struct Host {
+    root: PathBuf,
+}
+
+impl Host {
+    /// `root` holds `sys`, `proc`, `dev` and `run/udev` of the host.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A directory with a link for each block device.
+    pub fn class_block(&self) -> PathBuf {
+        self.root.join("sys/class/block")
+    }
+
+    /// Where udevd keeps a file for each device.
+    pub fn udev_database(&self) -> PathBuf {
+        self.root.join("run/udev/data")
+    }
+
+    /// udevd's own directory: exists where udevd has run since boot.
+    pub fn udev_runtime(&self) -> PathBuf {
+        self.root.join("run/udev")
+    }
+
+    /// Mounts of the host's first process. `self` would resolve to the reader
+    /// even below a host's procfs that is mounted elsewhere.
+    pub fn init_mountinfo(&self) -> PathBuf {
+        self.root.join("proc/1/mountinfo")
+    }
+
+    /// Mounts of the reader.
+    pub fn own_mountinfo(&self) -> PathBuf {
+        self.root.join("proc/self/mountinfo")
+    }
+
+    /// Swap areas.
+    pub fn swaps(&self) -> PathBuf {
+        self.root.join("proc/swaps")
+    }
+
+    /// Device node of a block device by its name in devtmpfs.
+    pub fn node(&self, devname: &str) -> PathBuf {
+        self.root.join("dev").join(devname)
+    }
+}

@@ -1,0 +1,319 @@
+//! Reads what a disk holds: the claim at its ends, what libblkid knows, and
+//! whether both ends are zero. Read only, through one descriptor.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
+    path::Path,
+};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use serde::Serialize;
+
+use super::signature::{Part, Signature, probe};
+use crate::{
+    claim::{ClaimId, Ends, Geometry, Table, inspect, partition_range},
+    fact::Fact,
+    sys,
+    units::DevNo,
+};
+
+/// Bytes at either end of a disk that must be zero. Every format that Linux
+/// knows keeps a signature or a backup within them.
+pub const ZERO_END: u64 = 8 * 1024 * 1024;
+/// Read in pieces of this size.
+const PIECE: usize = 1024 * 1024;
+/// What `O_DIRECT` asks of buffers on any sector size.
+const ALIGNMENT: usize = 4096;
+
+/// What was read off a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Medium {
+    /// Our claim, if it carries one.
+    pub table: Fact<Table>,
+    /// Of the claimed partition: what libblkid finds inside. `None` when there
+    /// is no claim.
+    pub partition: Option<Fact<Signature>>,
+    /// Of the whole disk, when it carries no claim and might be blank.
+    pub content: Option<Content>,
+}
+
+/// What speaks for and against blankness.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Content {
+    /// What libblkid finds on the whole disk.
+    pub signature: Fact<Signature>,
+    /// First byte in either end that is not zero.
+    pub residue: Fact<Option<u64>>,
+    /// Somebody holds the disk exclusively: a mount in any namespace, a
+    /// stacked driver, another program.
+    pub busy: Fact<bool>,
+}
+
+/// How much to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// The claim only: the disk is in some use or not eligible.
+    Claim,
+    /// All that a proof of blankness needs, unless there is a claim.
+    Blankness,
+}
+
+/// Opens a block device for reading and makes sure that it is the one meant.
+///
+/// # Errors
+/// When it cannot be opened or its device number is another.
+pub fn open(node: &Path, devno: DevNo) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
+        .open(node)?;
+    check_identity(&file, node, devno)?;
+    Ok(file)
+}
+
+/// Makes sure that an open file is the block device of that number.
+///
+/// # Errors
+/// When it is not.
+pub fn check_identity(file: &File, node: &Path, devno: DevNo) -> io::Result<()> {
+    let metadata = file.metadata()?;
+    let there = DevNo::from_raw(metadata.rdev());
+    if metadata.file_type().is_block_device() && there == devno {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "{} is not block device {devno} but {there}",
+        node.display()
+    )))
+}
+
+/// Size and sector size as the open device says.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn geometry(disk: &File) -> io::Result<Geometry> {
+    Ok(Geometry {
+        size: sys::device_size(disk)?,
+        sector: sys::logical_sector_size(disk)?,
+    })
+}
+
+/// Reads a disk. `journalled` are claims that were begun on it;
+/// `partition_node` is the node of its first partition where the kernel knows
+/// one (its cache is the one that a mount and mkfs write through).
+pub fn examine(
+    disk: &File,
+    node: &Path,
+    geometry: Geometry,
+    journalled: &[ClaimId],
+    partition_node: Option<(&Path, DevNo)>,
+    depth: Depth,
+) -> Medium {
+    let table = match read_ends(disk, geometry) {
+        Ok(Some(ends)) => Fact::Known(inspect(&ends, journalled)),
+        // Too small or odd for a table of ours, so there is no claim.
+        Ok(None) => Fact::Known(Table::Absent),
+        Err(error) => Fact::unreadable(node.display(), error),
+    };
+    let claimed = table.is_known_and(|table| matches!(table, Table::Ours { .. }));
+    let content = (!claimed && depth == Depth::Blankness).then(|| Content {
+        signature: probe(disk, Part::Whole),
+        residue: match first_residue(disk, geometry) {
+            Ok(residue) => Fact::Known(residue),
+            Err(error) => Fact::unreadable(node.display(), error),
+        },
+        busy: is_busy(node, disk),
+    });
+    let partition = claimed.then(|| match (partition_node, partition_range(geometry)) {
+        (Some((node, devno)), _) => match open(node, devno) {
+            Ok(partition) => probe(&partition, Part::Whole),
+            Err(error) => Fact::unreadable(node.display(), error),
+        },
+        (None, Some(range)) => {
+            let (start, length) = (range.start, range.end - range.start);
+            probe(disk, Part::Range { start, length })
+        }
+        (None, None) => Fact::unreadable(node.display(), "no room for a partition"),
+    });
+    Medium {
+        table,
+        partition,
+        content,
+    }
+}
+
+/// Reads both ends; `None` where no table of ours has room.
+fn read_ends(disk: &File, geometry: Geometry) -> io::Result<Option<Ends>> {
+    let Some(tail_start) = Ends::tail_start(geometry) else {
+        return Ok(None);
+    };
+    let read = |at: u64, len: u64| -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+        disk.read_exact_at(&mut bytes, at)?;
+        Ok(bytes)
+    };
+    let head = read(0, Ends::head_len(geometry))?;
+    let tail = read(tail_start, Ends::tail_len(geometry))?;
+    Ok(Ends::new(geometry, head, tail))
+}
+
+/// First byte in the first and last 8 MiB that is not zero.
+fn first_residue(disk: &File, geometry: Geometry) -> io::Result<Option<u64>> {
+    let tail = geometry
+        .size
+        .saturating_sub(ZERO_END)
+        .max(ZERO_END.min(geometry.size));
+    for range in [0..ZERO_END.min(geometry.size), tail..geometry.size] {
+        if let Some(at) = first_nonzero(disk, range.start, range.end)? {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
+}
+
+/// First byte of a range that is not zero. Reads past the page cache where the
+/// device allows it: the medium is the witness, not a cached copy, and nothing
+/// is pushed out of memory for it.
+fn first_nonzero(disk: &File, start: u64, end: u64) -> io::Result<Option<u64>> {
+    let direct = reopen_direct(disk).ok();
+    let mut buffer = vec![0_u8; PIECE + ALIGNMENT];
+    let aligned = buffer.as_ptr().align_offset(ALIGNMENT);
+    let buffer = buffer
+        .get_mut(aligned..aligned + PIECE)
+        .ok_or_else(|| io::Error::other("no aligned buffer"))?;
+    let mut position = start;
+    while position < end {
+        let len = usize::try_from(end - position).map_or(PIECE, |left| left.min(PIECE));
+        let piece = buffer
+            .get_mut(..len)
+            .ok_or_else(|| io::Error::other("piece too long"))?;
+        match &direct {
+            Some(direct) => match direct.read_exact_at(piece, position) {
+                // Not every length is a multiple of the sector size.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    disk.read_exact_at(piece, position)?
+                }
+                other => other?,
+            },
+            None => disk.read_exact_at(piece, position)?,
+        }
+        if let Some(at) = nonzero_in(piece) {
+            return Ok(Some(position + at as u64));
+        }
+        position += len as u64;
+    }
+    Ok(None)
+}
+
+/// A second open file of the same device with `O_DIRECT`, by way of the
+/// descriptor, so that it cannot be another device.
+fn reopen_direct(disk: &File) -> io::Result<File> {
+    use std::os::fd::AsRawFd;
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_DIRECT)
+        .open(format!("/proc/self/fd/{}", disk.as_raw_fd()))
+}
+
+fn nonzero_in(piece: &[u8]) -> Option<usize> {
+    // Sixty-four bytes at a time: the compiler turns the fold into wide ors.
+    let block = piece
+        .chunks(64)
+        .position(|block| block.iter().fold(0, |all, byte| all | byte) != 0)?;
+    let start = block * 64;
+    let within = piece.get(start..)?.iter().position(|byte| *byte != 0)?;
+    Some(start + within)
+}
+
+/// Asks the kernel for the exclusive right and gives it back at once. It sees
+/// use in every mount namespace, which no mount table does.
+fn is_busy(node: &Path, disk: &File) -> Fact<bool> {
+    use std::os::fd::AsRawFd;
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_EXCL)
+        .open(format!("/proc/self/fd/{}", disk.as_raw_fd()));
+    match opened {
+        Ok(_released_at_once) => Fact::Known(false),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Fact::Known(true),
+        Err(error) => Fact::unreadable(format_args!("exclusive open of {}", node.display()), error),
+    }
+}
+
+/// Clears `O_NONBLOCK`, which is only wanted while opening a device that may
+/// have no medium.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn set_blocking(file: &File) -> io::Result<()> {
+    fcntl(file, FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_single_byte_anywhere_in_the_ends_is_found() {
+        let geometry = Geometry {
+            size: 64 << 20,
+            sector: 512,
+        };
+        for at in [
+            0,
+            1,
+            511,
+            ZERO_END - 1,
+            geometry.size - ZERO_END,
+            geometry.size - 1,
+        ] {
+            let file = tempfile::tempfile().expect("a file");
+            file.set_len(geometry.size).expect("its size");
+            assert_eq!(first_residue(&file, geometry).expect("zeroes"), None);
+            file.write_all_at(&[1], at).expect("a byte");
+            assert_eq!(first_residue(&file, geometry).expect("a byte"), Some(at));
+        }
+    }
+
+    #[test]
+    fn the_ends_of_a_disk_smaller_than_both_are_read_once_and_whole() {
+        let geometry = Geometry {
+            size: 12 << 20,
+            sector: 512,
+        };
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(geometry.size).expect("its size");
+        file.write_all_at(&[1], geometry.size - 1).expect("a byte");
+        assert_eq!(
+            first_residue(&file, geometry).expect("read"),
+            Some(geometry.size - 1)
+        );
+    }
+
+    #[test]
+    fn a_short_device_is_an_error_and_not_zero() {
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(1 << 20).expect("its size");
+        let geometry = Geometry {
+            size: 64 << 20,
+            sector: 512,
+        };
+        assert!(first_residue(&file, geometry).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn nonzero_is_found_where_it_is(at in 0..4096_usize, len in 1..4096_usize) {
+            let mut piece = vec![0; len];
+            prop_assert_eq!(nonzero_in(&piece), None);
+            let at = at % len;
+            piece[at] = 0x80;
+            prop_assert_eq!(nonzero_in(&piece), Some(at));
+        }
+    }
+}

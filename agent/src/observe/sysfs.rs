@@ -1,0 +1,318 @@
+//! Reads one block device of sysfs, every error kept.
+//!
+//! A pass over a thousand disks is bound by the number of system calls, so the
+//! directory is opened once and each attribute costs open, read and close.
+
+use std::{
+    ffi::OsString,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    str::FromStr,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, open, openat, readlink},
+    sys::stat::Mode,
+};
+
+use super::{
+    device::{Device, Transport},
+    udev_db,
+};
+use crate::{fact::Fact, units::DevNo};
+
+/// Longest attribute that is read whole; sysfs never gives more than a page.
+const PAGE: usize = 4096;
+
+/// Reads a device by its link in `/sys/class/block`.
+pub(super) fn read_device(class_block: &Path, udev_database: &Path, name: &str) -> Device {
+    let link = class_block.join(name);
+    let path = canonical_path(&link);
+    let directory = Directory::open(&link);
+    let uevent = directory
+        .attribute("uevent")
+        .map(|text| text.unwrap_or_default());
+    let devno = device_number(&uevent, &link);
+    let partition_number = number_in(&uevent, "PARTN", &link);
+    let is_partition = partition_number.is_known_and(Option::is_some);
+    let parent = if is_partition {
+        path.known().ok().and_then(|path| parent_name(path))
+    } else {
+        None
+    };
+    let udev = devno
+        .clone()
+        .and_then(|devno| udev_db::read(udev_database, devno));
+    let for_disks = |name: &str| {
+        if is_partition {
+            Fact::Known(None)
+        } else {
+            directory.attribute(name)
+        }
+    };
+    let transport = path
+        .clone()
+        .and_then(|path| transport(&path, name, &directory));
+    let virtio = matches!(transport, Fact::Known(Transport::Virtio));
+    let nvme = name.starts_with("nvme");
+    Device {
+        name: name.to_owned(),
+        parent,
+        devno,
+        devname: value_in(&uevent, "DEVNAME").and_then(|name| {
+            name.map_or_else(
+                || Fact::unreadable(link.display(), "no DEVNAME"),
+                Fact::Known,
+            )
+        }),
+        diskseq: number_in(&uevent, "DISKSEQ", &link),
+        partition_number,
+        size: directory
+            .number::<u64>("size")
+            .and_then(|sectors| match sectors {
+                // The kernel counts in units of 512 bytes whatever the sector size.
+                Some(sectors) => sectors.checked_mul(512).map_or_else(
+                    || Fact::unreadable(link.display(), "size overflows"),
+                    Fact::Known,
+                ),
+                None => Fact::unreadable(link.display(), "no attribute size"),
+            }),
+        start: if is_partition {
+            directory
+                .number::<u64>("start")
+                .map(|sectors| sectors.and_then(|n| n.checked_mul(512)))
+        } else {
+            Fact::Known(None)
+        },
+        sector: if is_partition {
+            Fact::Known(None)
+        } else {
+            directory.number("queue/logical_block_size")
+        },
+        read_only: directory.flag("ro"),
+        removable: if is_partition {
+            Fact::Known(false)
+        } else {
+            directory.flag("removable")
+        },
+        hidden: if is_partition {
+            Fact::Known(false)
+        } else {
+            directory.optional_flag("hidden")
+        },
+        rotational: for_disks("queue/rotational").map(|text| text.map(|text| text == "1")),
+        holders: directory.names("holders"),
+        slaves: if is_partition {
+            Fact::Known(Vec::new())
+        } else {
+            directory.names("slaves")
+        },
+        vendor: for_disks("device/vendor"),
+        // virtio-blk has a PCI vendor id and no model in these places.
+        model: if virtio {
+            Fact::Known(None)
+        } else {
+            for_disks("device/model")
+        },
+        serial: for_disks(if virtio { "serial" } else { "device/serial" }),
+        wwn: for_disks(if nvme { "wwid" } else { "device/wwid" }),
+        transport,
+        path,
+        udev,
+    }
+}
+
+fn canonical_path(link: &Path) -> Fact<String> {
+    match readlink(link) {
+        Ok(target) => {
+            let target = target.to_string_lossy().into_owned();
+            let path = target.find("devices/").and_then(|at| target.get(at..));
+            path.map_or_else(
+                || Fact::unreadable(link.display(), format!("points to {target}")),
+                |path| Fact::Known(format!("/{path}")),
+            )
+        }
+        Err(error) => Fact::unreadable(link.display(), error),
+    }
+}
+
+/// The disk of a partition is the directory above it.
+fn parent_name(path: &str) -> Option<String> {
+    path.rsplit('/').nth(1).map(str::to_owned)
+}
+
+fn device_number(uevent: &Fact<String>, link: &Path) -> Fact<DevNo> {
+    let major = number_in::<u32>(uevent, "MAJOR", link);
+    let minor = number_in::<u32>(uevent, "MINOR", link);
+    major.and_then(|major| {
+        minor.and_then(|minor| match (major, minor) {
+            (Some(major), Some(minor)) => Fact::Known(DevNo { major, minor }),
+            (None, _) | (_, None) => Fact::unreadable(link.display(), "no device number"),
+        })
+    })
+}
+
+fn value_in(uevent: &Fact<String>, key: &str) -> Fact<Option<String>> {
+    uevent.clone().map(|text| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+            .map(str::to_owned)
+    })
+}
+
+fn number_in<T: FromStr>(uevent: &Fact<String>, key: &str, link: &Path) -> Fact<Option<T>> {
+    value_in(uevent, key).and_then(|value| match value.as_deref().map(str::parse) {
+        None => Fact::Known(None),
+        Some(Ok(number)) => Fact::Known(Some(number)),
+        Some(Err(_not_a_number)) => Fact::unreadable(link.display(), format!("{key} is no number")),
+    })
+}
+
+/// The bus, read off the path; only NVMe needs an attribute besides.
+fn transport(path: &str, name: &str, directory: &Directory) -> Fact<Transport> {
+    if path.starts_with("/devices/virtual/") && !name.starts_with("nvme") {
+        return Fact::Known(Transport::Virtual);
+    }
+    if name.starts_with("nvme") {
+        return directory.attribute("device/transport").map(|transport| {
+            match transport.as_deref() {
+                // Behind native multipath the attribute is on the controllers.
+                Some("pcie") | None => Transport::Nvme,
+                Some(_) => Transport::NvmeFabrics,
+            }
+        });
+    }
+    let through = |part: &str| path.split('/').any(|dir| dir.starts_with(part));
+    Fact::Known(if through("usb") {
+        Transport::Usb
+    } else if through("session") {
+        Transport::Iscsi
+    } else if through("rport-") {
+        Transport::FibreChannel
+    } else if name.starts_with("vd") {
+        Transport::Virtio
+    } else if through("mmc") {
+        Transport::Mmc
+    } else if through("host") {
+        Transport::Scsi
+    } else {
+        Transport::Other
+    })
+}
+
+/// An open directory of sysfs, or why it could not be opened.
+struct Directory(Fact<OwnedFd>, String);
+
+impl Directory {
+    fn open(path: &Path) -> Self {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fact = match open(path, flags, Mode::empty()) {
+            Ok(fd) => Fact::Known(fd),
+            Err(error) => Fact::unreadable(path.display(), error),
+        };
+        Self(fact, path.display().to_string())
+    }
+
+    /// An attribute without its newline; an absent or empty one is `None`.
+    fn attribute(&self, name: &str) -> Fact<Option<String>> {
+        let directory = match &self.0 {
+            Fact::Known(fd) => fd,
+            Fact::Unreadable(why) => return Fact::Unreadable(why.clone()),
+        };
+        let failed = |error: Errno| Fact::unreadable(format_args!("{}/{name}", self.1), error);
+        let file = match openat(
+            directory.as_fd(),
+            name,
+            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        ) {
+            Ok(file) => file,
+            Err(Errno::ENOENT) => return Fact::Known(None),
+            Err(error) => return failed(error),
+        };
+        let mut page = [0_u8; PAGE];
+        match nix::unistd::read(&file, &mut page) {
+            Ok(len) => {
+                let text = String::from_utf8_lossy(page.get(..len).unwrap_or_default());
+                let text = text.trim();
+                Fact::Known((!text.is_empty()).then(|| text.to_owned()))
+            }
+            // The attribute exists but the device does not support the
+            // question, as sd answers for wwid of a disk without one.
+            Err(Errno::ENXIO | Errno::EOPNOTSUPP) => Fact::Known(None),
+            Err(error) => failed(error),
+        }
+    }
+
+    fn number<T: FromStr>(&self, name: &str) -> Fact<Option<T>> {
+        self.attribute(name)
+            .and_then(|text| match text.as_deref().map(str::parse) {
+                None => Fact::Known(None),
+                Some(Ok(number)) => Fact::Known(Some(number)),
+                Some(Err(_not_a_number)) => {
+                    Fact::unreadable(format_args!("{}/{name}", self.1), "not a number")
+                }
+            })
+    }
+
+    /// A flag that each block device has.
+    fn flag(&self, name: &str) -> Fact<bool> {
+        self.attribute(name).and_then(|text| match text.as_deref() {
+            Some("0") => Fact::Known(false),
+            Some("1") => Fact::Known(true),
+            Some(other) => {
+                Fact::unreadable(format_args!("{}/{name}", self.1), format!("says {other:?}"))
+            }
+            None => Fact::unreadable(format_args!("{}/{name}", self.1), "absent"),
+        })
+    }
+
+    /// A flag that older kernels do not have.
+    fn optional_flag(&self, name: &str) -> Fact<bool> {
+        self.attribute(name)
+            .map(|text| text.as_deref() == Some("1"))
+    }
+
+    /// Names in a subdirectory; an absent one is an error, since each disk and
+    /// partition has `holders` and each disk `slaves`.
+    fn names(&self, name: &str) -> Fact<Vec<String>> {
+        let directory = match &self.0 {
+            Fact::Known(fd) => fd,
+            Fact::Unreadable(why) => return Fact::Unreadable(why.clone()),
+        };
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let listed = nix::dir::Dir::openat(directory.as_fd(), name, flags, Mode::empty()).and_then(
+            |mut dir| {
+                dir.iter()
+                    .map(|entry| {
+                        entry.map(|entry| entry.file_name().to_string_lossy().into_owned())
+                    })
+                    .filter(|entry| !matches!(entry.as_deref(), Ok("." | "..")))
+                    .collect::<Result<Vec<String>, Errno>>()
+            },
+        );
+        match listed {
+            Ok(names) => Fact::Known(names),
+            Err(error) => Fact::unreadable(format_args!("{}/{name}", self.1), error),
+        }
+    }
+}
+
+/// Names of all block devices.
+pub(super) fn list(class_block: &Path) -> Fact<Vec<String>> {
+    let names = std::fs::read_dir(class_block).and_then(|entries| {
+        entries
+            .map(|entry| entry.map(|entry| entry.file_name()))
+            .collect::<Result<Vec<OsString>, _>>()
+    });
+    match names {
+        Ok(names) => Fact::Known(
+            names
+                .iter()
+                .map(|name| name.to_string_lossy().into_owned())
+                .collect(),
+        ),
+        Err(error) => Fact::unreadable(class_block.display(), error),
+    }
+}

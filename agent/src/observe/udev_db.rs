@@ -1,0 +1,71 @@
+//! Reads udevd's record of a device. libudev answers "no such property" both
+//! for an absent record and for one that cannot be read; this reader keeps the
+//! difference. Format: `I:` time of initialisation, `E:KEY=VALUE` properties.
+
+use std::{fs, io, path::Path};
+
+use super::device::UdevRecord;
+use crate::{fact::Fact, units::DevNo};
+
+/// The record of a block device; `Known(None)` when there is none.
+pub(super) fn read(database: &Path, devno: DevNo) -> Fact<Option<UdevRecord>> {
+    let file = database.join(format!("b{devno}"));
+    match fs::read(&file) {
+        Ok(bytes) => Fact::Known(Some(parse(&String::from_utf8_lossy(&bytes)))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Fact::Known(None),
+        Err(error) => Fact::unreadable(file.display(), error),
+    }
+}
+
+/// Parses a record; lines of other kinds are passed over.
+pub fn parse(text: &str) -> UdevRecord {
+    let mut record = UdevRecord::default();
+    for line in text.lines() {
+        if let Some(time) = line.strip_prefix("I:") {
+            record.initialized = !time.is_empty();
+        } else if let Some((key, value)) = line.strip_prefix("E:").and_then(|e| e.split_once('=')) {
+            let value = || Some(value.to_owned());
+            match key {
+                "ID_FS_TYPE" => record.filesystem = value(),
+                "ID_PART_TABLE_TYPE" => record.table = value(),
+                "ID_PATH" => record.id_path = value(),
+                "ID_BUS" => record.bus = value(),
+                "DM_MULTIPATH_DEVICE_PATH" => {
+                    record.multipath_member = value().as_deref() == Some("1")
+                }
+                _ => {}
+            }
+        }
+    }
+    record
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_read_and_unknown_lines_are_passed_over() {
+        let record = parse(
+            "S:disk/by-id/x\nI:1234\nE:ID_FS_TYPE=ext4\nE:ID_BUS=scsi\nG:systemd\nV:1\nE:=\n",
+        );
+        assert!(record.initialized);
+        assert_eq!(record.filesystem.as_deref(), Some("ext4"));
+        assert_eq!(record.bus.as_deref(), Some("scsi"));
+        assert_eq!(record.table, None);
+    }
+
+    #[test]
+    fn a_record_without_time_is_not_initialized() {
+        assert!(!parse("E:ID_FS_TYPE=ext4\n").initialized);
+    }
+
+    #[test]
+    fn an_unreadable_record_is_not_an_absent_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let devno = DevNo { major: 8, minor: 0 };
+        assert_eq!(read(dir.path(), devno), Fact::Known(None));
+        fs::create_dir(dir.path().join("b8:0")).expect("a directory in its place");
+        assert!(read(dir.path(), devno).known().is_err());
+    }
+}

@@ -1,0 +1,90 @@
+//! What can go wrong while a disk is worked on.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+
+use crate::{claim::TableError, decide::Refusal, fact::Unreadable, journal::JournalError};
+
+/// A job on a disk did not come to its end. Nothing is lost: the disk is as it
+/// was, or carries a pending claim that the next attempt resumes.
+#[derive(Debug, Error)]
+pub enum ProvisionError {
+    /// A fact that identifies the disk is not known.
+    #[error("the disk cannot be identified: {0}")]
+    Unidentified(Unreadable),
+    /// The kernel name belongs to another disk by now.
+    #[error("{node} is not the disk that was decided on: {difference}", node = node.display())]
+    AnotherDisk {
+        /// Its device node.
+        node: PathBuf,
+        /// What differs.
+        difference: String,
+    },
+    /// Somebody else holds the disk or its lock.
+    #[error("{} is held by somebody else ({how})", node.display())]
+    Held {
+        /// Its device node.
+        node: PathBuf,
+        /// By which means.
+        how: &'static str,
+    },
+    /// The proof on the open disk failed.
+    #[error("not proven: {0}")]
+    NotProven(Refusal),
+    /// A system call failed.
+    #[error("cannot {step}")]
+    Io {
+        /// What was being done.
+        step: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The journal was not written, so the disk was not either.
+    #[error("nothing was written to the disk")]
+    Journal(#[from] JournalError),
+    /// No table for this disk.
+    #[error("no partition table for this disk")]
+    Table(#[from] TableError),
+    /// The table read back is not the one written.
+    #[error("the partition table read back is not the one written: {0}")]
+    TableNotRead(String),
+    /// A program that makes filesystems is not installed.
+    #[error("{program} is not installed (package {package})")]
+    NoProgram {
+        /// Its name.
+        program: &'static str,
+        /// The package that has it.
+        package: &'static str,
+    },
+    /// A program that makes filesystems failed.
+    #[error("{program} failed ({status}): {output}")]
+    Mkfs {
+        /// Its name.
+        program: &'static str,
+        /// How it ended.
+        status: String,
+        /// What it printed.
+        output: String,
+    },
+    /// The filesystem found afterwards is not the one asked for.
+    #[error("the new filesystem is not found on the partition: {0}")]
+    FilesystemNotRead(String),
+    /// The mount is not what was asked for.
+    #[error("the mount at {path} is not the one made: {found}", path = path.display())]
+    MountNotSeen {
+        /// Where.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+    },
+}
+
+impl ProvisionError {
+    /// For `map_err` on a system call.
+    pub(super) fn io(step: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let step = step.into();
+        move |source| Self::Io { step, source }
+    }
+}

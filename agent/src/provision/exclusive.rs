@@ -1,0 +1,295 @@
+//! A disk that is open, locked and known to be the one that was decided on.
+
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+
+use super::ProvisionError;
+use crate::{
+    claim::{ClaimId, Geometry},
+    fact::{Fact, Unreadable},
+    observe::{
+        Device, Host, Medium, device,
+        medium::{self, Depth},
+    },
+    sys,
+    units::DevNo,
+};
+
+/// udevd holds a shared lock while it probes a disk; it is done within this.
+const LOCK_ATTEMPTS: u32 = 150;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// The disk that a decision was made on, as it was observed then.
+#[derive(Debug, Clone)]
+pub struct Target {
+    name: String,
+    node: PathBuf,
+    devno: DevNo,
+    geometry: Geometry,
+    diskseq: Option<u64>,
+    wwn: Option<String>,
+    serial: Option<String>,
+}
+
+impl Target {
+    /// Takes down what identifies a disk.
+    ///
+    /// # Errors
+    /// When a fact is not known: then nothing may be done to it.
+    pub fn of(device: &Device, host: &Host) -> Result<Self, ProvisionError> {
+        fn known<T: Clone>(fact: &Fact<T>) -> Result<T, ProvisionError> {
+            fact.known()
+                .cloned()
+                .map_err(|why| ProvisionError::Unidentified(why.clone()))
+        }
+        let sector = known(&device.sector)?.ok_or_else(|| {
+            ProvisionError::Unidentified(Unreadable {
+                what: device.name.clone(),
+                why: "no logical sector size".to_owned(),
+            })
+        })?;
+        Ok(Self {
+            name: device.name.clone(),
+            node: host.node(&known(&device.devname)?),
+            devno: known(&device.devno)?,
+            geometry: Geometry {
+                size: known(&device.size)?,
+                sector,
+            },
+            diskseq: known(&device.diskseq)?,
+            wwn: known(&device.wwn)?,
+            serial: known(&device.serial)?,
+        })
+    }
+
+    /// Kernel name when it was observed.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Size and sector size.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// World-wide name and serial number.
+    pub fn identity(&self) -> (Option<String>, Option<String>) {
+        (self.wwn.clone(), self.serial.clone())
+    }
+
+    fn another(&self, difference: impl Into<String>) -> ProvisionError {
+        ProvisionError::AnotherDisk {
+            node: self.node.clone(),
+            difference: difference.into(),
+        }
+    }
+}
+
+/// A disk under the advisory lock that udevd, systemd-repart and others
+/// respect (systemd.io/BLOCK_DEVICE_LOCKING), identity checked.
+///
+/// As long as this value lives the disk is open, and as long as it is open the
+/// kernel gives neither its name nor its device number to another disk: sd,
+/// nvme and virtio_blk release their index when the last reference is gone.
+/// A name below `/dev` therefore means this disk until the value is dropped.
+#[derive(Debug)]
+pub struct LockedDisk {
+    lock: Flock<File>,
+    target: Target,
+    host: Host,
+}
+
+impl LockedDisk {
+    /// Opens, locks, and compares with what was observed.
+    ///
+    /// # Errors
+    /// When it is another disk by now, or somebody holds the lock.
+    pub fn open(target: Target, host: &Host) -> Result<Self, ProvisionError> {
+        let file = medium::open(&target.node, target.devno)
+            .map_err(|error| target.another(error.to_string()))?;
+        let mut file = file;
+        let mut attempt = 0;
+        let lock = loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => break lock,
+                Err((again, Errno::EWOULDBLOCK)) if attempt < LOCK_ATTEMPTS => {
+                    file = again;
+                    attempt += 1;
+                    thread::sleep(LOCK_PAUSE);
+                }
+                Err((_, Errno::EWOULDBLOCK)) => {
+                    return Err(ProvisionError::Held {
+                        node: target.node,
+                        how: "flock",
+                    });
+                }
+                Err((_, error)) => return Err(ProvisionError::io("lock the disk")(error.into())),
+            }
+        };
+        let disk = Self {
+            lock,
+            target,
+            host: host.clone(),
+        };
+        disk.check_identity(&disk.lock)?;
+        Ok(disk)
+    }
+
+    /// The disk as it was observed.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Where the host's trees are.
+    pub(super) fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Compares an open file and what sysfs says now with what was observed.
+    fn check_identity(&self, file: &File) -> Result<(), ProvisionError> {
+        let target = &self.target;
+        let geometry = medium::geometry(file).map_err(ProvisionError::io("ask for the size"))?;
+        if geometry != target.geometry {
+            return Err(target.another(format!("{geometry:?} instead of {:?}", target.geometry)));
+        }
+        if let Some(expected) = target.diskseq {
+            let there = sys::disk_sequence(file)
+                .map_err(ProvisionError::io("ask for the disk sequence number"))?;
+            if there != expected {
+                return Err(target.another(format!(
+                    "disk sequence number {there} instead of {expected}"
+                )));
+            }
+        }
+        let now = device::read(&self.host, &target.name);
+        for (what, now, then) in [
+            ("WWN", &now.wwn, &target.wwn),
+            ("serial", &now.serial, &target.serial),
+        ] {
+            let now = now
+                .known()
+                .map_err(|why| ProvisionError::Unidentified(why.clone()))?;
+            if now != then {
+                return Err(target.another(format!("{what} {now:?} instead of {then:?}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the medium through the locked descriptor.
+    pub(super) fn examine(&self, journalled: &[ClaimId], depth: Depth, through: &File) -> Medium {
+        let partition = self.partition();
+        let partition = partition
+            .as_ref()
+            .map(|(node, devno)| (node.as_path(), *devno));
+        medium::examine(
+            through,
+            &self.target.node,
+            self.target.geometry,
+            journalled,
+            partition,
+            depth,
+        )
+    }
+
+    /// Reads the claim without the exclusive right.
+    pub(super) fn examine_claim(&self) -> Medium {
+        self.examine(&[], Depth::Claim, &self.lock)
+    }
+
+    /// Node and number of the first partition, if the kernel knows it.
+    pub(super) fn partition(&self) -> Option<(PathBuf, DevNo)> {
+        let partition = device::read(&self.host, &partition_name(&self.target.name));
+        let ours = partition.parent.as_deref() == Some(self.target.name.as_str());
+        match (ours, partition.devname.known(), partition.devno.known()) {
+            (true, Ok(name), Ok(devno)) => Some((self.host.node(name), *devno)),
+            (_, _, _) => None,
+        }
+    }
+
+    /// Asks for the exclusive right to write.
+    pub(super) fn open_exclusively(&self) -> Result<File, ProvisionError> {
+        let node: &Path = &self.target.node;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_CLOEXEC | libc::O_EXCL)
+            .open(node)
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::EBUSY) => ProvisionError::Held {
+                    node: node.to_owned(),
+                    how: "O_EXCL",
+                },
+                _ => ProvisionError::io("open the disk exclusively")(error),
+            })?;
+        medium::check_identity(&file, node, self.target.devno)
+            .map_err(|error| self.target.another(error.to_string()))?;
+        self.check_identity(&file)?;
+        Ok(file)
+    }
+
+    pub(super) fn locked_file(&self) -> &File {
+        &self.lock
+    }
+}
+
+/// Kernel name of a disk's first partition.
+pub(super) fn partition_name(disk: &str) -> String {
+    let separator = if disk.ends_with(|c: char| c.is_ascii_digit()) {
+        "p"
+    } else {
+        ""
+    };
+    format!("{disk}{separator}1")
+}
+
+/// A locked disk that nobody else can open exclusively, mount or stack on.
+/// There is no way to get one but the checks of [`ExclusiveDisk::open`]:
+///
+/// ```compile_fail
+/// use disk_discovery::provision::ExclusiveDisk;
+/// fn forge(disk: disk_discovery::provision::LockedDisk, file: std::fs::File) -> ExclusiveDisk {
+///     ExclusiveDisk { disk, file }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct ExclusiveDisk {
+    disk: LockedDisk,
+    file: File,
+}
+
+impl ExclusiveDisk {
+    /// Opens, locks, checks the identity, claims.
+    ///
+    /// # Errors
+    /// When it is another disk by now, or somebody holds it.
+    pub fn open(target: Target, host: &Host) -> Result<Self, ProvisionError> {
+        let disk = LockedDisk::open(target, host)?;
+        let file = disk.open_exclusively()?;
+        Ok(Self { disk, file })
+    }
+
+    /// The lock and what it protects.
+    pub fn disk(&self) -> &LockedDisk {
+        &self.disk
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives up the exclusive right and keeps the lock.
+    pub(super) fn into_locked(self) -> LockedDisk {
+        self.disk
+    }
+}

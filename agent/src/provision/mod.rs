@@ -1,0 +1,247 @@
+//! The only code that writes to disks.
+//!
+//! A job is a function of a verdict and runs from its beginning to its end in
+//! one thread. Each step consumes the value that permits it:
+//!
+//! ```text
+//! Target ─open, flock, O_EXCL, identity─► ExclusiveDisk
+//!        ─read the medium──────────────► BlankProof or PendingProof
+//!        ─journal, write the table─────► PendingDisk
+//!        ─mkfs, verify, commit, mount──► Mounted
+//! ```
+
+mod error;
+mod exclusive;
+mod mkfs;
+mod mount;
+mod proof;
+mod table;
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+pub use error::ProvisionError;
+pub use exclusive::{ExclusiveDisk, LockedDisk, Target};
+pub use mkfs::{Ground, Program};
+pub use proof::{BlankProof, PendingProof};
+pub use table::{Partition, PendingDisk};
+
+use crate::{
+    claim::{ClaimId, Stage, TableImage},
+    decide::{Claimed, Managed, Provision, Resume, Verdict, claimed},
+    journal::{Entry, Journal},
+    observe::Host,
+    units::Filesystem,
+};
+
+/// What a job needs of its surroundings.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// Where the host's trees are.
+    pub host: Host,
+    /// What is about to be written.
+    pub journal: Journal,
+    /// Directory below which disks are mounted.
+    pub mount_root: PathBuf,
+}
+
+/// Work on one disk.
+#[derive(Debug, Clone)]
+pub enum Job {
+    /// A blank disk becomes a mounted one.
+    Provision(Provision),
+    /// An interrupted provisioning is finished.
+    Resume(Resume),
+    /// A committed disk is mounted, its commit completed where it was cut off.
+    Mount(Managed),
+}
+
+impl Job {
+    /// The work that a verdict asks for, if any.
+    pub fn for_verdict(verdict: &Verdict) -> Option<Self> {
+        match verdict {
+            Verdict::Provision(provision) => Some(Self::Provision(provision.clone())),
+            Verdict::Resume(resume) => Some(Self::Resume(resume.clone())),
+            Verdict::Managed(managed) => (!managed.mounted).then(|| Self::Mount(managed.clone())),
+            Verdict::Refused(_) => None,
+        }
+    }
+}
+
+/// How far a job has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Waits for a free worker.
+    Waiting,
+    /// Opens, locks and identifies the disk.
+    Claiming,
+    /// Reads the medium.
+    Proving,
+    /// Writes the journal and the partition table.
+    Partitioning,
+    /// mkfs runs.
+    Formatting,
+    /// Checks the filesystem and commits the claim.
+    Committing,
+    /// Mounts.
+    Mounting,
+}
+
+/// A disk that was mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    /// Its claim.
+    pub claim: ClaimId,
+    /// Where.
+    pub path: PathBuf,
+}
+
+/// Does a job. Blocks; progress is told as it goes.
+///
+/// # Errors
+/// What failed. The next round looks again and finds the disk as it was, or
+/// with a claim that it resumes.
+pub fn execute(
+    job: &Job,
+    target: Target,
+    around: &Surroundings,
+    progress: &dyn Fn(Phase),
+) -> Result<Mounted, ProvisionError> {
+    progress(Phase::Claiming);
+    match job {
+        Job::Provision(provision) => {
+            let disk = ExclusiveDisk::open(target, &around.host)?;
+            progress(Phase::Proving);
+            let begun = begun_claims(around)?;
+            let proof = BlankProof::of(disk, &begun)?;
+            // Not before the proof: without mkfs the disk stays as it is.
+            Program::for_filesystem(provision.filesystem).find()?;
+            progress(Phase::Partitioning);
+            let pending = begin(proof, provision, around)?;
+            finish(
+                pending,
+                provision.filesystem,
+                Ground::Fresh,
+                around,
+                progress,
+            )
+        }
+        Job::Resume(resume) => {
+            let disk = ExclusiveDisk::open(target, &around.host)?;
+            progress(Phase::Proving);
+            let begun = begun_claims(around)?;
+            let proof = PendingProof::of(disk, &resume.claim, &begun)?;
+            Program::for_filesystem(resume.filesystem).find()?;
+            progress(Phase::Partitioning);
+            let pending = proof.resume()?;
+            finish(
+                pending,
+                resume.filesystem,
+                Ground::Resumed,
+                around,
+                progress,
+            )
+        }
+        Job::Mount(managed) => {
+            let mut disk = LockedDisk::open(target, &around.host)?;
+            progress(Phase::Proving);
+            match claimed(&disk.examine_claim()).map_err(ProvisionError::NotProven)? {
+                Claimed::Committed {
+                    whole: false,
+                    only_ours: true,
+                    ..
+                } => {
+                    progress(Phase::Committing);
+                    disk = table::complete_commit(disk, &managed.claim)?;
+                }
+                Claimed::Committed { .. } => {}
+                Claimed::Pending => {
+                    return Err(ProvisionError::TableNotRead(
+                        "the claim is not committed any more".to_owned(),
+                    ));
+                }
+            }
+            let partition = table::open_partition(&disk)?;
+            mount_committed(
+                &disk,
+                &partition,
+                &managed.claim,
+                managed.filesystem,
+                around,
+                progress,
+            )
+        }
+    }
+}
+
+/// Journals what is about to be written, then writes the pending table.
+fn begin(
+    proof: BlankProof,
+    provision: &Provision,
+    around: &Surroundings,
+) -> Result<PendingDisk, ProvisionError> {
+    let target = proof.target();
+    let claim = ClaimId::fresh(provision.name.clone());
+    let pending = TableImage::build(target.geometry(), &claim, Stage::Pending)?;
+    let committed = TableImage::build(target.geometry(), &claim, Stage::Committed)?;
+    let entry = Entry::new(
+        claim.clone(),
+        target.geometry(),
+        target.identity(),
+        provision.filesystem,
+        (&pending, &committed),
+    );
+    around.journal.record(&entry)?;
+    proof.claim(claim, &pending)
+}
+
+/// From a pending claim to a mounted disk.
+fn finish(
+    pending: PendingDisk,
+    filesystem: Filesystem,
+    ground: Ground,
+    around: &Surroundings,
+    progress: &dyn Fn(Phase),
+) -> Result<Mounted, ProvisionError> {
+    progress(Phase::Formatting);
+    mkfs::make(&pending, filesystem, ground)?;
+    progress(Phase::Committing);
+    mkfs::verify(&pending, filesystem)?;
+    let claim = pending.claim().clone();
+    let (disk, partition) = pending.commit()?;
+    mount_committed(&disk, &partition, &claim, filesystem, around, progress)
+}
+
+fn mount_committed(
+    disk: &LockedDisk,
+    partition: &Partition,
+    claim: &ClaimId,
+    filesystem: Filesystem,
+    around: &Surroundings,
+    progress: &dyn Fn(Phase),
+) -> Result<Mounted, ProvisionError> {
+    progress(Phase::Mounting);
+    let path = mount::mount(disk, partition, claim, filesystem, &around.mount_root)?;
+    // The claim on the disk says everything from here on.
+    around.journal.forget(claim)?;
+    Ok(Mounted {
+        claim: claim.clone(),
+        path,
+    })
+}
+
+/// Claims that were begun on any disk. The table is recognised by its GUIDs,
+/// so an entry of another disk cannot match.
+fn begun_claims(around: &Surroundings) -> Result<Vec<ClaimId>, ProvisionError> {
+    let entries = around.journal.list();
+    let entries = entries
+        .known()
+        .map_err(|why| ProvisionError::Unidentified(why.clone()))?;
+    Ok(entries
+        .iter()
+        .filter(|entry| entry.still_holds())
+        .map(|entry| entry.claim.clone())
+        .collect())
+}

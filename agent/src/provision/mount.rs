@@ -1,0 +1,154 @@
+//! Mounts a committed disk at its place.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use nix::mount::MsFlags;
+
+use super::{LockedDisk, Partition, ProvisionError};
+use crate::{
+    claim::ClaimId,
+    observe::{
+        signature::{Part, Signature, probe},
+        tables::{Mount, read_mounts},
+    },
+    sys,
+    units::Filesystem,
+};
+
+/// Mounts the partition of a committed claim and makes sure that it is there.
+/// The disk stays locked until this returns, so that udevd does not look at a
+/// filesystem in the middle of its mount.
+///
+/// # Errors
+/// The step that failed; nothing is mounted then.
+pub(super) fn mount(
+    _locked: &LockedDisk,
+    partition: &Partition,
+    claim: &ClaimId,
+    filesystem: Filesystem,
+    mount_root: &Path,
+) -> Result<PathBuf, ProvisionError> {
+    check_filesystem(partition, claim, filesystem)?;
+    let place = prepare_mountpoint(mount_root, claim)?;
+    if let Some(there) = mounted_at(&place)? {
+        return if there.devno == partition.devno() {
+            Ok(place)
+        } else {
+            Err(not_seen(&place, Some(&there)))
+        };
+    }
+    let (flags, options) = match filesystem {
+        Filesystem::Ext4 => (MsFlags::MS_NOATIME, Some("errors=remount-ro")),
+        Filesystem::Xfs => (MsFlags::MS_NOATIME, None),
+    };
+    nix::mount::mount(
+        Some(partition.node()),
+        &place,
+        Some(filesystem.name()),
+        flags,
+        options,
+    )
+    .map_err(|error| ProvisionError::io(format!("mount {}", place.display()))(error.into()))?;
+    match mounted_at(&place)? {
+        Some(there) if there.devno == partition.devno() => Ok(place),
+        other => Err(not_seen(&place, other.as_ref())),
+    }
+}
+
+fn not_seen(place: &Path, there: Option<&Mount>) -> ProvisionError {
+    ProvisionError::MountNotSeen {
+        path: place.to_owned(),
+        found: there.map_or_else(
+            || "nothing".to_owned(),
+            |mount| format!("{} ({})", mount.source, mount.devno),
+        ),
+    }
+}
+
+/// The filesystem must be the one that the claim names: a copy of the table on
+/// another disk's data must not be mounted in its place.
+pub(super) fn check_filesystem(
+    partition: &Partition,
+    claim: &ClaimId,
+    filesystem: Filesystem,
+) -> Result<(), ProvisionError> {
+    let found = probe(partition.file(), Part::Whole);
+    let uuid = claim.partition_guid.to_string();
+    let right = found.is_known_and(|signature| match signature {
+        Signature::Found(found) => {
+            found.kind == filesystem.name() && found.uuid.as_deref() == Some(uuid.as_str())
+        }
+        Signature::Nothing | Signature::Ambivalent => false,
+    });
+    if right {
+        Ok(())
+    } else {
+        Err(ProvisionError::FilesystemNotRead(format!("{found:?}")))
+    }
+}
+
+/// What is mounted at a path, as this process sees it.
+fn mounted_at(place: &Path) -> Result<Option<Mount>, ProvisionError> {
+    let table = read_mounts(Path::new("/proc/self/mountinfo"));
+    let mounts = table
+        .known()
+        .map_err(|why| ProvisionError::Unidentified(why.clone()))?;
+    Ok(mounts
+        .iter()
+        .rev()
+        .find(|mount| Path::new(&mount.mountpoint) == place)
+        .cloned())
+}
+
+/// A directory that nothing can be written to while the disk is away: mode
+/// 0000 stops everybody but root, the immutable flag stops root as well.
+fn prepare_mountpoint(mount_root: &Path, claim: &ClaimId) -> Result<PathBuf, ProvisionError> {
+    let place = mount_root.join(claim.name.as_str());
+    let step = |what: &str| ProvisionError::io(format!("{what} {}", place.display()));
+    if mounted_at(&place)?.is_some() {
+        return Ok(place);
+    }
+    fs::create_dir_all(mount_root).map_err(step("make the directory above"))?;
+    match DirBuilder::new().mode(0o000).create(&place) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(step("make")(error));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    let directory = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(&place)
+        .map_err(step("open"))?;
+    protect(&directory, &place)?;
+    Ok(place)
+}
+
+fn protect(directory: &File, place: &Path) -> Result<(), ProvisionError> {
+    let step = |what: &str| ProvisionError::io(format!("{what} {}", place.display()));
+    if matches!(sys::is_immutable(directory), Ok(true)) {
+        return Ok(());
+    }
+    if fs::read_dir(place).map_err(step("read"))?.next().is_some() {
+        return Err(step("mount over the files in")(io::Error::from(
+            io::ErrorKind::DirectoryNotEmpty,
+        )));
+    }
+    directory
+        .set_permissions(fs::Permissions::from_mode(0o000))
+        .map_err(step("set the mode of"))?;
+    match sys::set_immutable(directory, true) {
+        Ok(()) => Ok(()),
+        // tmpfs and overlay have no such flag: the mode is what is left.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::EOPNOTSUPP)) => {
+            tracing::debug!(place = %place.display(), "the filesystem has no immutable flag");
+            Ok(())
+        }
+        Err(error) => Err(step("protect")(error)),
+    }
+}

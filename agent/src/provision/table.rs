@@ -1,0 +1,262 @@
+//! Writes the claim's table to a disk: the first and the last bytes that the
+//! agent itself writes there.
+
+use std::{
+    fs::File,
+    os::{fd::AsFd, unix::fs::FileExt},
+    thread,
+    time::Duration,
+};
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+use super::{
+    BlankProof, ExclusiveDisk, LockedDisk, PendingProof, ProvisionError, exclusive::partition_name,
+};
+use crate::{
+    claim::{ClaimId, Ends, Stage, Table, TableImage, partition_range},
+    decide::{self, Claimed},
+    observe::{device, medium, medium::Depth},
+    sys,
+    units::DevNo,
+};
+
+/// devtmpfs makes a node at once; a slow udevd may still be renaming.
+const NODE_ATTEMPTS: u32 = 250;
+const NODE_PAUSE: Duration = Duration::from_millis(20);
+
+/// A locked disk with our pending claim and the partition that the kernel
+/// knows, kept open.
+#[derive(Debug)]
+pub struct PendingDisk {
+    disk: LockedDisk,
+    claim: ClaimId,
+    partition: Partition,
+}
+
+/// An open partition. While it is open its name means this partition.
+#[derive(Debug)]
+pub struct Partition {
+    file: File,
+    node: std::path::PathBuf,
+    devno: DevNo,
+}
+
+impl Partition {
+    /// The device, open for reading.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Its node.
+    pub fn node(&self) -> &std::path::Path {
+        &self.node
+    }
+
+    /// Its device number.
+    pub fn devno(&self) -> DevNo {
+        self.devno
+    }
+}
+
+impl BlankProof {
+    /// Writes the pending table and consumes the proof.
+    ///
+    /// # Errors
+    /// When a write fails or the table read back is another.
+    pub fn claim(
+        self,
+        claim: ClaimId,
+        pending: &TableImage,
+    ) -> Result<PendingDisk, ProvisionError> {
+        let disk = self.into_disk();
+        write_table(disk.file(), pending)?;
+        verify_table(&disk, &claim, Stage::Pending)?;
+        partitioned(disk, claim)
+    }
+}
+
+impl PendingProof {
+    /// Completes the pending table where it was torn and consumes the proof.
+    ///
+    /// # Errors
+    /// When a write fails or the table read back is another.
+    pub fn resume(self) -> Result<PendingDisk, ProvisionError> {
+        let (disk, claim, whole) = self.into_parts();
+        if !whole {
+            let pending =
+                TableImage::build(disk.disk().target().geometry(), &claim, Stage::Pending)?;
+            write_table(disk.file(), &pending)?;
+            verify_table(&disk, &claim, Stage::Pending)?;
+        }
+        partitioned(disk, claim)
+    }
+}
+
+impl PendingDisk {
+    /// The claim.
+    pub fn claim(&self) -> &ClaimId {
+        &self.claim
+    }
+
+    /// The partition.
+    pub fn partition(&self) -> &Partition {
+        &self.partition
+    }
+
+    /// Flips the claim to committed. Called only after the filesystem was made
+    /// and checked.
+    ///
+    /// # Errors
+    /// When a write fails; the claim then reads as pending or committed, and
+    /// either is safe: the filesystem is complete.
+    pub(super) fn commit(self) -> Result<(LockedDisk, Partition), ProvisionError> {
+        let disk = self.disk.open_exclusively()?;
+        let committed =
+            TableImage::build(self.disk.target().geometry(), &self.claim, Stage::Committed)?;
+        write_table(&disk, &committed)?;
+        Ok((self.disk, self.partition))
+    }
+}
+
+/// Completes a commit that was interrupted between the two copies.
+///
+/// # Errors
+/// When the disk is in use, or holds anything but this claim's own tables.
+pub(super) fn complete_commit(
+    disk: LockedDisk,
+    claim: &ClaimId,
+) -> Result<LockedDisk, ProvisionError> {
+    let file = disk.open_exclusively()?;
+    let medium = disk.examine(&[], Depth::Claim, &file);
+    match decide::claimed(&medium).map_err(ProvisionError::NotProven)? {
+        Claimed::Committed {
+            whole: false,
+            only_ours: true,
+            ..
+        } => {
+            let committed = TableImage::build(disk.target().geometry(), claim, Stage::Committed)?;
+            write_table(&file, &committed)?;
+        }
+        Claimed::Committed { .. } | Claimed::Pending => {}
+    }
+    Ok(disk)
+}
+
+/// The partition of a claimed disk, made known to the kernel where it is not.
+pub(super) fn open_partition(disk: &LockedDisk) -> Result<Partition, ProvisionError> {
+    let target = disk.target();
+    let range = partition_range(target.geometry())
+        .ok_or_else(|| ProvisionError::TableNotRead("no room for a partition".to_owned()))?;
+    if disk.partition().is_none() {
+        sys::add_partition(disk.locked_file(), 1, range.start, range.end - range.start)
+            .map_err(ProvisionError::io("tell the kernel of the partition"))?;
+    }
+    let name = partition_name(target.name());
+    let device = device::read(disk.host(), &name);
+    let known = |why: &crate::fact::Unreadable| ProvisionError::Unidentified(why.clone());
+    let place = (
+        device.start.known().map_err(known)?,
+        device.size.known().map_err(known)?,
+    );
+    // The end may have moved when the disk grew; the start never does.
+    if *place.0 != Some(range.start) || device.parent.as_deref() != Some(target.name()) {
+        return Err(ProvisionError::TableNotRead(format!(
+            "the kernel has {name} at {place:?}"
+        )));
+    }
+    let devno = *device.devno.known().map_err(known)?;
+    let node = disk.host().node(device.devname.known().map_err(known)?);
+    let mut attempt = 0;
+    loop {
+        match medium::open(&node, devno) {
+            Ok(file) => return Ok(Partition { file, node, devno }),
+            Err(error) if attempt == NODE_ATTEMPTS => {
+                return Err(ProvisionError::io(format!("open {}", node.display()))(
+                    error,
+                ));
+            }
+            Err(_not_there_yet) => {
+                attempt += 1;
+                thread::sleep(NODE_PAUSE);
+            }
+        }
+    }
+}
+
+/// The hand-over to mkfs.
+///
+/// mkfs claims the partition with its own `O_EXCL`, which the kernel grants
+/// only when the whole disk is not claimed. So our claim ends here, while the
+/// lock, an open disk and an open partition remain: nobody who respects the
+/// lock takes the disk, no name can change its meaning, and whoever claims the
+/// partition in between makes mkfs fail with EBUSY. What is on the partition
+/// at this moment is nothing but our own pending claim's.
+fn partitioned(disk: ExclusiveDisk, claim: ClaimId) -> Result<PendingDisk, ProvisionError> {
+    let partition = open_partition(disk.disk())?;
+    let disk = disk.into_locked();
+    Ok(PendingDisk {
+        disk,
+        claim,
+        partition,
+    })
+}
+
+/// Backup first, primary last, each durable before the next begins, and within
+/// each the header last: at every moment a reader finds the old table, the new
+/// one, or none.
+fn write_table(disk: &File, image: &TableImage) -> Result<(), ProvisionError> {
+    let ends = image.ends();
+    let sector = usize::try_from(ends.geometry().sector).unwrap_or(usize::MAX);
+    let tail_start = ends
+        .geometry()
+        .size
+        .saturating_sub(Ends::tail_len(ends.geometry()));
+    let (entries, header) = ends
+        .tail()
+        .split_at(ends.tail().len().saturating_sub(sector));
+    let header_at = tail_start + entries.len() as u64;
+    write(
+        disk,
+        entries,
+        tail_start,
+        "write the backup partition entries",
+    )?;
+    write(
+        disk,
+        header,
+        header_at,
+        "write the backup partition table header",
+    )?;
+    let (front, entries) = ends
+        .head()
+        .split_at(sector.saturating_mul(2).min(ends.head().len()));
+    write(
+        disk,
+        entries,
+        front.len() as u64,
+        "write the partition entries",
+    )?;
+    write(disk, front, 0, "write the partition table header")
+}
+
+fn write(disk: &File, bytes: &[u8], at: u64, step: &'static str) -> Result<(), ProvisionError> {
+    disk.write_all_at(bytes, at)
+        .map_err(ProvisionError::io(step))?;
+    nix::unistd::fsync(disk.as_fd()).map_err(|error| ProvisionError::io(step)(error.into()))
+}
+
+fn verify_table(disk: &ExclusiveDisk, claim: &ClaimId, stage: Stage) -> Result<(), ProvisionError> {
+    // What was written is on the medium: forget the cached copy and read that.
+    posix_fadvise(disk.file(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+        .map_err(|error| ProvisionError::io("drop cached blocks")(error.into()))?;
+    let medium = disk.disk().examine(&[], Depth::Claim, disk.file());
+    match medium.table.known() {
+        Ok(Table::Ours {
+            claim: found,
+            whole: true,
+            ..
+        }) if found.id == *claim && found.stage == stage => Ok(()),
+        other => Err(ProvisionError::TableNotRead(format!("{other:?}"))),
+    }
+}

@@ -1,0 +1,451 @@
+//! The loop: look, start what the verdicts ask for, hand out what was seen,
+//! wait for a reason to look again.
+//!
+//! Level-triggered: a round starts from what is. Events and results of jobs
+//! only say that, and where, to look.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rand::Rng;
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    backoff::Backoff,
+    config::{Mode, Settings},
+    decide::{Reason, Verdict},
+    journal::Journal,
+    look::{Look, Seen},
+    observe::{
+        Dirty, Inventory, Observer,
+        doorbell::{MountBell, UeventBell},
+    },
+    provision::{self, Job, Mounted, Phase, ProvisionError, Surroundings, Target},
+    report::{Operation, Round, RoundCost, now},
+    sys,
+    text::chain,
+};
+
+/// Events that follow each other this closely are answered by one round.
+const DEBOUNCE: Duration = Duration::from_millis(5);
+/// Pause before looking again at a disk that udevd has not finished with,
+/// where its own event does not reach us.
+const UDEV_PAUSE: Duration = Duration::from_millis(250);
+/// A job that is running at SIGTERM may take this long to end by itself.
+const GRACE: Duration = Duration::from_millis(4_000);
+
+/// What a job tells the loop.
+#[derive(Debug)]
+enum News {
+    Progress(String, Phase),
+    Ended(String, Result<Mounted, ProvisionError>),
+}
+
+/// When to look again if nothing rings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NextRound {
+    /// A full pass, at the timer.
+    AtTimer,
+    /// The tables and known doubts, this much later.
+    After(Duration),
+}
+
+/// The loop and what it remembers from round to round.
+#[derive(Debug)]
+pub struct Reconciler {
+    settings: Settings,
+    around: Surroundings,
+    look: Option<Look>,
+    backoff: Backoff,
+    /// Disks that are worked on, with how far it has come.
+    working: BTreeMap<String, Phase>,
+    workers: Arc<Semaphore>,
+    news: (mpsc::UnboundedSender<News>, mpsc::UnboundedReceiver<News>),
+    published: watch::Sender<Option<Arc<Round>>>,
+    verdicts: BTreeMap<String, Verdict>,
+    rounds: u64,
+}
+
+impl Reconciler {
+    /// A loop that has not looked yet, and where its rounds can be seen.
+    pub fn new(settings: Settings) -> (Self, watch::Receiver<Option<Arc<Round>>>) {
+        let (published, rounds) = watch::channel(None);
+        let journal = Journal::below(&settings.state_dir);
+        let host = settings.host();
+        let observer = Observer::new(host.clone(), settings.mount_root.clone(), journal.clone());
+        let reconciler = Self {
+            look: Some(Look::new(host.clone(), settings.policy.clone(), observer)),
+            around: Surroundings {
+                host,
+                journal,
+                mount_root: settings.mount_root.clone(),
+            },
+            backoff: Backoff::default(),
+            working: BTreeMap::new(),
+            workers: Arc::new(Semaphore::new(usize::from(settings.parallel))),
+            news: mpsc::unbounded_channel(),
+            published,
+            verdicts: BTreeMap::new(),
+            rounds: 0,
+            settings,
+        };
+        (reconciler, rounds)
+    }
+
+    /// Runs until `stop` is cancelled, then waits for running jobs, at most
+    /// four seconds: what is not done by then is resumed by the next start.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let uevents = match UeventBell::listen() {
+            Ok(bell) => Some(bell),
+            Err(error) => {
+                tracing::warn!(
+                    error = chain(&error),
+                    "no uevents: new disks are noticed at the timer only"
+                );
+                None
+            }
+        };
+        let mounts = match MountBell::watch(&self.around.host) {
+            Ok(bell) => Some(bell),
+            Err(error) => {
+                tracing::warn!(
+                    error = chain(&error),
+                    "mount changes are noticed at the timer only"
+                );
+                None
+            }
+        };
+        let mut dirty = Dirty::Everything;
+        let mut timer = Instant::now() + self.jittered();
+        loop {
+            if dirty == Dirty::Everything {
+                timer = Instant::now() + self.jittered();
+            }
+            let next = self.round(&dirty).await;
+            dirty = Dirty::nothing();
+            let deadline = match next {
+                NextRound::AtTimer => timer,
+                NextRound::After(pause) => timer.min(Instant::now() + pause),
+            };
+            // Every branch is cancel safe: sockets, channels and timers keep
+            // what they have until it is taken.
+            loop {
+                tokio::select! {
+                    rung = ring(uevents.as_ref()) => {
+                        dirty = dirty.and(rung);
+                        break;
+                    }
+                    () = mounts_changed(mounts.as_ref()) => break,
+                    Some(news) = self.news.1.recv() => {
+                        if let Some(disk) = self.take(news) {
+                            dirty = dirty.and(Dirty::Devices(BTreeSet::from([disk])));
+                            break;
+                        }
+                        self.publish_operations();
+                    }
+                    () = tokio::time::sleep_until(deadline.into()) => {
+                        if Instant::now() >= timer {
+                            dirty = Dirty::Everything;
+                        }
+                        break;
+                    }
+                    _ = stop.changed() => {
+                        self.drain().await;
+                        return;
+                    }
+                }
+            }
+            dirty = self.gather(dirty, uevents.as_ref()).await;
+        }
+    }
+
+    /// Takes what rings within a short while, so that a burst is one round.
+    async fn gather(&mut self, mut dirty: Dirty, uevents: Option<&UeventBell>) -> Dirty {
+        let end = tokio::time::Instant::now() + DEBOUNCE;
+        loop {
+            tokio::select! {
+                rung = ring(uevents) => dirty = dirty.and(rung),
+                () = tokio::time::sleep_until(end) => return dirty,
+            }
+        }
+    }
+
+    /// One round: look, remember, report, start what is asked for.
+    async fn round(&mut self, dirty: &Dirty) -> NextRound {
+        let Some(mut look) = self.look.take() else {
+            return NextRound::AtTimer;
+        };
+        let working: BTreeSet<String> = self.working.keys().cloned().collect();
+        let (asked, busy) = (dirty.clone(), working.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let seen = look.look(&asked, &busy);
+            (look, seen)
+        });
+        let Ok((look, seen)) = looked.await else {
+            return NextRound::AtTimer;
+        };
+        self.look = Some(look);
+        self.rounds += 1;
+        let Seen {
+            inventory,
+            mut verdicts,
+            devices_read,
+            micros,
+        } = seen;
+        // Half-done work must not be judged: the verdict that began it stands.
+        for disk in &working {
+            if let Some(verdict) = self.verdicts.get(disk) {
+                verdicts.insert(disk.clone(), verdict.clone());
+            }
+        }
+        self.log_changes(&verdicts);
+        self.backoff
+            .retain(|disk| inventory.devices.contains_key(disk));
+        let full = *dirty == Dirty::Everything;
+        let next = self.next_round(&verdicts);
+        if self.settings.mode == Mode::Enforce {
+            self.start_jobs(&inventory, &verdicts);
+        }
+        self.verdicts.clone_from(&verdicts);
+        let cost = RoundCost {
+            number: self.rounds,
+            finished_at: now(),
+            devices_read,
+            full,
+            micros,
+        };
+        tracing::debug!(full, devices_read, micros, "round");
+        let operations = self.operations();
+        self.published.send_replace(Some(Arc::new(Round {
+            inventory,
+            verdicts,
+            operations,
+            cost,
+        })));
+        if full {
+            sys::return_free_memory();
+        }
+        next
+    }
+
+    fn next_round(&self, verdicts: &BTreeMap<String, Verdict>) -> NextRound {
+        let pending = verdicts.values().any(|verdict| {
+            matches!(verdict, Verdict::Refused(refusal) if refusal.reason == Reason::UdevPending)
+        });
+        let now = Instant::now();
+        let retry = self.backoff.next(now).map(|again| again - now);
+        let udev = pending.then_some(UDEV_PAUSE);
+        match [retry, udev].into_iter().flatten().min() {
+            Some(pause) => NextRound::After(pause),
+            None => NextRound::AtTimer,
+        }
+    }
+
+    fn start_jobs(&mut self, inventory: &Inventory, verdicts: &BTreeMap<String, Verdict>) {
+        let now = Instant::now();
+        for (disk, verdict) in verdicts {
+            let Some(job) = Job::for_verdict(verdict) else {
+                continue;
+            };
+            if self.working.contains_key(disk) || !self.backoff.may_try(disk, now) {
+                continue;
+            }
+            let Some(device) = inventory.devices.get(disk) else {
+                continue;
+            };
+            match Target::of(device, &self.around.host) {
+                Ok(target) => self.start(disk.clone(), job, target),
+                Err(error) => self.backoff.failed(disk, chain(&error), now),
+            }
+        }
+    }
+
+    fn start(&mut self, disk: String, job: Job, target: Target) {
+        self.working.insert(disk.clone(), Phase::Waiting);
+        let (workers, news, around) = (
+            Arc::clone(&self.workers),
+            self.news.0.clone(),
+            self.around.clone(),
+        );
+        let _detached: JoinHandle<()> = tokio::spawn(async move {
+            let Ok(_permit) = workers.acquire_owned().await else {
+                return;
+            };
+            let name = disk.clone();
+            let (progress, ended) = (news.clone(), news);
+            let result = tokio::task::spawn_blocking(move || {
+                provision::execute(&job, target, &around, &|phase| {
+                    // The loop is gone at shutdown; then nobody wants to know.
+                    drop(progress.send(News::Progress(name.clone(), phase)));
+                })
+            });
+            if let Ok(result) = result.await {
+                drop(ended.send(News::Ended(disk, result)));
+            }
+        });
+    }
+
+    /// Takes down what a job tells; the name of a disk to look at again.
+    fn take(&mut self, news: News) -> Option<String> {
+        match news {
+            News::Progress(disk, phase) => {
+                tracing::debug!(disk, ?phase, "progress");
+                self.working.insert(disk, phase);
+                None
+            }
+            News::Ended(disk, result) => {
+                self.working.remove(&disk);
+                match result {
+                    Ok(mounted) => {
+                        tracing::info!(disk, name = %mounted.claim.name, path = %mounted.path.display(), "mounted");
+                        self.backoff.forget(&disk);
+                    }
+                    Err(error) => {
+                        let error = chain(&error);
+                        tracing::warn!(disk, error, "not finished, tried again later");
+                        self.backoff.failed(&disk, error, Instant::now());
+                    }
+                }
+                Some(disk)
+            }
+        }
+    }
+
+    fn operations(&self) -> BTreeMap<String, Operation> {
+        let now = Instant::now();
+        let mut operations: BTreeMap<String, Operation> = self
+            .backoff
+            .iter()
+            .map(|(disk, failed)| {
+                let operation = Operation {
+                    phase: None,
+                    failures: failed.times,
+                    error: Some(failed.error.clone()),
+                    retry_in_seconds: Some(failed.again.saturating_duration_since(now).as_secs()),
+                };
+                (disk.clone(), operation)
+            })
+            .collect();
+        for (disk, phase) in &self.working {
+            let operation = operations.entry(disk.clone()).or_insert(Operation {
+                phase: None,
+                failures: 0,
+                error: None,
+                retry_in_seconds: None,
+            });
+            operation.phase = Some(*phase);
+            operation.retry_in_seconds = None;
+        }
+        operations
+    }
+
+    fn publish_operations(&self) {
+        let operations = self.operations();
+        self.published.send_if_modified(|round| match round {
+            Some(round) => {
+                Arc::make_mut(round).operations = operations;
+                true
+            }
+            None => false,
+        });
+    }
+
+    /// One line for each decision that changed.
+    fn log_changes(&self, verdicts: &BTreeMap<String, Verdict>) {
+        for (disk, verdict) in verdicts {
+            if self.verdicts.get(disk) == Some(verdict) {
+                continue;
+            }
+            match verdict {
+                Verdict::Refused(refusal) if refusal.reason == Reason::Partition => {}
+                Verdict::Refused(refusal) => {
+                    tracing::info!(
+                        disk,
+                        verdict = "refused",
+                        reason = refusal.code(),
+                        detail = refusal.detail,
+                        "decided"
+                    );
+                }
+                Verdict::Managed(managed) => {
+                    tracing::info!(disk, verdict = "managed", name = %managed.claim.name, mounted = managed.mounted, "decided");
+                }
+                Verdict::Provision(provision) => {
+                    tracing::info!(disk, verdict = "provision", name = %provision.name, "decided");
+                }
+                Verdict::Resume(resume) => {
+                    tracing::info!(disk, verdict = "resume", name = %resume.claim.name, "decided");
+                }
+            }
+        }
+        for disk in self
+            .verdicts
+            .keys()
+            .filter(|disk| !verdicts.contains_key(*disk))
+        {
+            tracing::info!(disk, "gone");
+        }
+    }
+
+    /// Between a tenth less and a tenth more, so that a fleet does not move in step.
+    fn jittered(&self) -> Duration {
+        self.settings
+            .interval
+            .mul_f64(rand::rng().random_range(0.9..1.1))
+    }
+
+    async fn drain(&mut self) {
+        // Jobs that wait for a worker do not begin any more.
+        self.workers.close();
+        self.working.retain(|_, phase| *phase != Phase::Waiting);
+        let end = tokio::time::Instant::now() + GRACE;
+        while !self.working.is_empty() {
+            let news = tokio::time::timeout_at(end, self.news.1.recv());
+            match news.await {
+                Ok(Some(news)) => {
+                    self.take(news);
+                }
+                Ok(None) => break,
+                Err(_elapsed) => {
+                    let disks: Vec<&String> = self.working.keys().collect();
+                    tracing::warn!(?disks, "left to be resumed by the next start");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Waits for uevents, for ever where there is no socket.
+async fn ring(bell: Option<&UeventBell>) -> Dirty {
+    match bell {
+        Some(bell) => match bell.rung().await {
+            Ok(dirty) => dirty,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "uevents cannot be read");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Dirty::Everything
+            }
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a change of the mount table, for ever where it cannot be watched.
+async fn mounts_changed(bell: Option<&MountBell>) {
+    match bell {
+        Some(bell) => {
+            if let Err(error) = bell.rung().await {
+                tracing::warn!(error = chain(&error), "mount changes cannot be read");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+        None => std::future::pending().await,
+    }
+}

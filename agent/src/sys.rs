@@ -1,0 +1,218 @@
+//! The only module with `unsafe`: ioctls that no library offers, and what must
+//! happen between fork and exec. Each function takes safe types, returns
+//! `io::Result`, and says beside each block why it is sound.
+#![allow(unsafe_code)]
+
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    process::Command,
+};
+
+use tokio::io::{Interest, unix::AsyncFd};
+
+use nix::{ioctl_read, ioctl_read_bad, ioctl_write_ptr, ioctl_write_ptr_bad};
+
+// linux/fs.h
+ioctl_read!(blkgetsize64, 0x12, 114, u64);
+ioctl_read!(blkgetdiskseq, 0x12, 128, u64);
+ioctl_read_bad!(blksszget, libc::BLKSSZGET, libc::c_int);
+ioctl_read!(fs_ioc_getflags, b'f', 1, libc::c_long);
+ioctl_write_ptr!(fs_ioc_setflags, b'f', 2, libc::c_long);
+// linux/blkpg.h: _IO(0x12, 105), although it takes a pointer
+ioctl_write_ptr_bad!(blkpg, 0x1269, BlkpgArg);
+
+/// `FS_IMMUTABLE_FL` of linux/fs.h.
+const IMMUTABLE: libc::c_long = 0x10;
+/// `BLKPG_ADD_PARTITION` of linux/blkpg.h.
+const ADD_PARTITION: libc::c_int = 1;
+
+#[repr(C)]
+#[derive(Debug)]
+pub struct BlkpgArg {
+    op: libc::c_int,
+    flags: libc::c_int,
+    datalen: libc::c_int,
+    partition: *mut BlkpgPartition,
+}
+
+#[repr(C)]
+#[derive(Debug)]
+struct BlkpgPartition {
+    start: libc::c_longlong,
+    length: libc::c_longlong,
+    number: libc::c_int,
+    device_name: [u8; 64],
+    volume_name: [u8; 64],
+}
+
+/// Size of an open block device in bytes (`BLKGETSIZE64`).
+///
+/// # Errors
+/// What the kernel answers, `ENOTTY` for what is no block device.
+pub fn device_size(device: &File) -> io::Result<u64> {
+    let mut size = 0;
+    // SAFETY: the kernel writes one u64 into `size`, which outlives the call.
+    unsafe { blkgetsize64(device.as_raw_fd(), &raw mut size) }?;
+    Ok(size)
+}
+
+/// Sequence number that the kernel gives each disk once and never again
+/// (`BLKGETDISKSEQ`, Linux 5.15).
+///
+/// # Errors
+/// What the kernel answers, `ENOTTY` before 5.15.
+pub fn disk_sequence(device: &File) -> io::Result<u64> {
+    let mut sequence = 0;
+    // SAFETY: the kernel writes one u64 into `sequence`, which outlives the call.
+    unsafe { blkgetdiskseq(device.as_raw_fd(), &raw mut sequence) }?;
+    Ok(sequence)
+}
+
+/// Logical sector size in bytes (`BLKSSZGET`).
+///
+/// # Errors
+/// What the kernel answers.
+pub fn logical_sector_size(device: &File) -> io::Result<u32> {
+    let mut size: libc::c_int = 0;
+    // SAFETY: the kernel writes one int into `size`, which outlives the call.
+    unsafe { blksszget(device.as_raw_fd(), &raw mut size) }?;
+    u32::try_from(size).map_err(|_negative| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Tells the kernel of one partition of an open disk (`BLKPG`), offsets in
+/// bytes. Unlike a re-read of the table it touches no other partition and
+/// works while the disk is claimed.
+///
+/// # Errors
+/// `EBUSY` when the number or the range is taken already.
+pub fn add_partition(disk: &File, number: i32, start: u64, length: u64) -> io::Result<()> {
+    let too_big = |_overflow| io::Error::from(io::ErrorKind::InvalidInput);
+    let mut partition = BlkpgPartition {
+        start: i64::try_from(start).map_err(too_big)?,
+        length: i64::try_from(length).map_err(too_big)?,
+        number,
+        device_name: [0; 64],
+        volume_name: [0; 64],
+    };
+    let argument = BlkpgArg {
+        op: ADD_PARTITION,
+        flags: 0,
+        datalen: libc::c_int::try_from(size_of::<BlkpgPartition>()).map_err(too_big)?,
+        partition: &raw mut partition,
+    };
+    // SAFETY: both structures have the layout of linux/blkpg.h and outlive the
+    // call; the kernel only reads them.
+    unsafe { blkpg(disk.as_raw_fd(), &raw const argument) }?;
+    Ok(())
+}
+
+/// Sets or clears the immutable flag of a file or directory.
+///
+/// # Errors
+/// `ENOTTY` or `EOPNOTSUPP` on filesystems without flags, `EPERM` without
+/// `CAP_LINUX_IMMUTABLE`.
+pub fn set_immutable(file: &File, immutable: bool) -> io::Result<()> {
+    let mut flags: libc::c_long = 0;
+    // SAFETY: the kernel writes at most one long into `flags`.
+    unsafe { fs_ioc_getflags(file.as_raw_fd(), &raw mut flags) }?;
+    let wanted = if immutable {
+        flags | IMMUTABLE
+    } else {
+        flags & !IMMUTABLE
+    };
+    if wanted != flags {
+        // SAFETY: the kernel reads at most one long from `wanted`.
+        unsafe { fs_ioc_setflags(file.as_raw_fd(), &raw const wanted) }?;
+    }
+    Ok(())
+}
+
+/// Whether the immutable flag of a file or directory is set.
+///
+/// # Errors
+/// As [`set_immutable`].
+pub fn is_immutable(file: &File) -> io::Result<bool> {
+    let mut flags: libc::c_long = 0;
+    // SAFETY: the kernel writes at most one long into `flags`.
+    unsafe { fs_ioc_getflags(file.as_raw_fd(), &raw mut flags) }?;
+    Ok(flags & IMMUTABLE != 0)
+}
+
+/// Makes the kernel kill the child when the thread that starts it ends, so
+/// that no mkfs outlives an agent that was killed.
+pub fn die_with_parent(command: &mut Command) -> &mut Command {
+    let parent = nix::unistd::getpid();
+    // SAFETY: between fork and exec only two async-signal-safe system calls
+    // are made, and nothing is allocated.
+    unsafe {
+        command.pre_exec(move || {
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+            // The parent may have died before the line above took effect.
+            if nix::unistd::getppid() == parent {
+                Ok(())
+            } else {
+                Err(io::Error::from_raw_os_error(libc::ESRCH))
+            }
+        })
+    }
+}
+
+/// A descriptor that becomes readable when the child exits. The child must not
+/// have been waited for yet, so its pid still means this child.
+///
+/// # Errors
+/// What `pidfd_open(2)` answers.
+pub fn exit_descriptor(child: &std::process::Child) -> io::Result<OwnedFd> {
+    // SAFETY: a system call with two integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
+    let fd = i32::try_from(fd).map_err(|_overflow| io::Error::from(io::ErrorKind::InvalidData))?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Keeps the resting memory small: one heap for all threads, and freed memory
+/// given back. Speed of allocation does not matter to this program.
+pub fn prefer_small_heap() {
+    // SAFETY: called once at start, before any other thread exists.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 64 * 1024);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 64 * 1024);
+    }
+}
+
+/// Gives freed memory back to the kernel.
+pub fn return_free_memory() {
+    // SAFETY: malloc_trim takes the allocator's own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Waits for netlink messages on the event loop.
+///
+/// # Errors
+/// When the descriptor cannot be registered.
+pub fn watch_monitor(socket: udev::MonitorSocket) -> io::Result<AsyncFd<udev::MonitorSocket>> {
+    // SAFETY: a monitor keeps one open descriptor for as long as it lives and
+    // answers with that one each time.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
+}
+
+/// Waits for conditions on an open file on the event loop.
+///
+/// # Errors
+/// When the descriptor cannot be registered.
+pub fn watch_file(file: File, interest: Interest) -> io::Result<AsyncFd<File>> {
+    // SAFETY: a File keeps one open descriptor for as long as it lives and
+    // answers with that one each time.
+    Ok(unsafe { AsyncFd::register_with_interest(file, interest) }?)
+}

@@ -1,0 +1,192 @@
+//! A virtual machine with the agent installed.
+
+use std::{
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use vm_fixtures::{Machine, Off, Vm};
+
+use crate::Disks;
+
+/// The agent as shipped for a plain systemd host.
+const UNIT: &str = include_str!("../../deploy/systemd/disk-discovery.service");
+/// Under emulation on a busy machine everything takes its time.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// The agent's binary: `DISK_DISCOVERY_BIN`, or what `cargo build --release`
+/// made in this workspace.
+///
+/// # Errors
+/// When it was not built.
+pub fn binary() -> Result<PathBuf> {
+    let path = match std::env::var_os("DISK_DISCOVERY_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => {
+            let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+                || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")),
+                PathBuf::from,
+            );
+            target.join("release/disk-discovery")
+        }
+    };
+    ensure!(
+        path.is_file(),
+        "{} is not there: run cargo build --release -p disk-discovery",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// A running node.
+pub struct Node {
+    /// The machine, for everything that is not about the agent.
+    pub vm: Vm,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "node {}", self.vm.name())
+    }
+}
+
+impl Node {
+    /// Boots a machine and installs the agent, not started, in mode enforce
+    /// with a timer so long that only events can be the reason for a round.
+    ///
+    /// # Errors
+    /// When the machine does not boot.
+    pub fn boot(machine: Machine) -> Result<Self> {
+        let mut vm = machine.start()?;
+        vm.put(binary()?, "/usr/local/bin/disk-discovery", 0o755)?;
+        vm.write_file("/etc/systemd/system/disk-discovery.service", UNIT, 0o644)?;
+        let mut node = Self { vm };
+        node.configure("mode: enforce\ninterval: 1h\n")?;
+        node.vm
+            .sh("systemctl daemon-reload && systemctl enable --quiet disk-discovery")?;
+        Ok(node)
+    }
+
+    /// A node that was off.
+    ///
+    /// # Errors
+    /// When the machine does not boot.
+    pub fn again(off: Off) -> Result<Self> {
+        Ok(Self { vm: off.boot()? })
+    }
+
+    /// Writes the agent's configuration.
+    ///
+    /// # Errors
+    /// When the machine does not answer.
+    pub fn configure(&mut self, yaml: &str) -> Result<()> {
+        self.vm
+            .write_file("/etc/disk-discovery/config.yaml", yaml, 0o644)
+    }
+
+    /// Starts the agent's service.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_agent(&mut self) -> Result<()> {
+        self.vm.sh("systemctl start disk-discovery").map(drop)
+    }
+
+    /// What the agent has logged.
+    ///
+    /// # Errors
+    /// When the machine does not answer.
+    pub fn log(&mut self) -> Result<String> {
+        self.vm
+            .sh("journalctl --quiet --no-pager -o cat -u disk-discovery")
+    }
+
+    /// `/v1/disks` from inside the node.
+    ///
+    /// # Errors
+    /// When it does not answer with JSON.
+    pub fn disks(&mut self) -> Result<Disks> {
+        Disks::parse(
+            &self
+                .vm
+                .sh("curl -sS --fail --max-time 20 http://localhost:9807/v1/disks")?,
+        )
+    }
+
+    /// `plan -o json`.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn plan(&mut self) -> Result<Disks> {
+        Disks::parse(&self.vm.sh("disk-discovery plan -o json")?)
+    }
+
+    /// Waits until `/v1/disks` is as wanted.
+    ///
+    /// # Errors
+    /// When it is not within a generous time; with the last answer and the log.
+    pub fn wait_until(&mut self, what: &str, wanted: impl Fn(&Disks) -> bool) -> Result<Disks> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let last = self.disks();
+            match &last {
+                Ok(disks) if wanted(disks) => return Ok(disks.clone()),
+                Ok(_) | Err(_) if Instant::now() < end => thread::sleep(Duration::from_millis(200)),
+                Ok(disks) => bail!(
+                    "{what}: not so. /v1/disks: {:#}\nlog:\n{}",
+                    disks.0,
+                    self.log()?
+                ),
+                Err(error) => bail!("{what}: {error:#}\nlog:\n{}", self.log()?),
+            }
+        }
+    }
+
+    /// Waits until exactly these paths are mounted, as the agent and as the
+    /// kernel's mount table say.
+    ///
+    /// # Errors
+    /// When they are not within a generous time.
+    pub fn wait_mounted(&mut self, paths: &[&str]) -> Result<Disks> {
+        let disks = self.wait_until(&format!("mounted: {paths:?}"), |disks| {
+            disks.mounted() == paths
+        })?;
+        for path in paths {
+            let source = self
+                .vm
+                .sh(&format!("findmnt -nro SOURCE --mountpoint {path}"));
+            source.with_context(|| format!("{path} is not in the mount table"))?;
+        }
+        Ok(disks)
+    }
+
+    /// Writes that each disk's device has completed since it appeared, by
+    /// kernel name.
+    ///
+    /// # Errors
+    /// When the machine does not answer.
+    pub fn write_counters(&mut self) -> Result<String> {
+        self.vm.sh(r#"cd /sys/block && for d in sd* vd* nvme*; do [ -e $d/stat ] && read -r _ _ _ _ writes _ < $d/stat && echo $d $writes; done; true"#)
+    }
+
+    /// Waits until nothing is written any more: ext4 zeroes its inode tables
+    /// after the first mount.
+    ///
+    /// # Errors
+    /// When writing does not end within a generous time.
+    pub fn wait_quiet(&mut self) -> Result<String> {
+        let end = Instant::now() + PATIENCE;
+        let mut before = self.write_counters()?;
+        loop {
+            self.vm.sh("sync; sleep 6")?;
+            let after = self.write_counters()?;
+            if after == before && !self.vm.run("pgrep ext4lazyinit")?.success() {
+                return Ok(after);
+            }
+            ensure!(Instant::now() < end, "still writing: {before} {after}");
+            before = after;
+        }
+    }
+}

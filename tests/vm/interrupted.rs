@@ -1,0 +1,98 @@
+//! What is left when the agent is interrupted, and that the next start ends it.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use serde_json::json;
+use vm_fixtures::{Disk, Lab};
+use vm_tests::Node;
+
+use crate::Case;
+
+pub const CASES: &[Case] = &[
+    (
+        "sigterm_while_formatting_ends_within_5_s_and_is_resumed",
+        sigterm,
+    ),
+    (
+        "a_power_cut_while_formatting_is_resumed_after_the_reboot",
+        power_cut,
+    ),
+    (
+        "sigkill_while_formatting_leaves_no_mkfs_behind_and_is_resumed",
+        sigkill,
+    ),
+];
+
+/// A node in the middle of mkfs, on a disk that is slow to write.
+fn formatting(lab: &Lab, name: &str) -> Result<Node> {
+    let mut node = Node::boot(lab.machine(name).disk(Disk::virtio("alpha").gib(12)))?;
+    let id = "disk-alpha";
+    let limits = json!({"id": id, "bps": 0, "bps_rd": 0, "bps_wr": 1_000_000, "iops": 0, "iops_rd": 0, "iops_wr": 0});
+    node.vm.qmp("block_set_io_throttle", limits)?;
+    node.start_agent()?;
+    for _ in 0..600 {
+        if node.vm.run("pgrep -x mkfs.ext4")?.success() {
+            // Some of it is on the disk before the interruption.
+            std::thread::sleep(Duration::from_millis(500));
+            return Ok(node);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    bail!("mkfs was not seen: {}", node.log()?)
+}
+
+fn unthrottle(node: &mut Node) -> Result<()> {
+    let id = "disk-alpha";
+    let limits = json!({"id": id, "bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": 0});
+    node.vm.qmp("block_set_io_throttle", limits).map(drop)
+}
+
+fn sigterm(lab: &Lab) -> Result<()> {
+    let mut node = formatting(lab, "sigterm")?;
+    // systemd itself judges: longer than 5 s is a timeout.
+    node.vm.sh("mkdir -p /run/systemd/system/disk-discovery.service.d && printf '[Service]\\nTimeoutStopSec=5\\n' > /run/systemd/system/disk-discovery.service.d/stop.conf && systemctl daemon-reload")?;
+    node.vm.sh("systemctl stop disk-discovery")?;
+    let result = node
+        .vm
+        .sh("systemctl show -p Result --value disk-discovery")?;
+    ensure!(result.trim() == "success", "{result}");
+    ensure!(
+        node.log()?.contains("left to be resumed"),
+        "{}",
+        node.log()?
+    );
+    unthrottle(&mut node)?;
+    resumed(node)
+}
+
+fn sigkill(lab: &Lab) -> Result<()> {
+    let mut node = formatting(lab, "sigkill")?;
+    node.vm.sh("systemctl kill --kill-whom=main --signal=SIGKILL disk-discovery; systemctl stop disk-discovery")?;
+    unthrottle(&mut node)?;
+    node.vm
+        .sh("for i in $(seq 100); do pgrep -x mkfs.ext4 || exit 0; sleep 0.1; done; exit 1")?;
+    resumed(node)
+}
+
+fn power_cut(lab: &Lab) -> Result<()> {
+    let node = formatting(lab, "power-cut")?;
+    let mut node = Node::again(node.vm.power_cut()?)?;
+    node.wait_mounted(&["/mnt/longhorn/vdb1"])?;
+    ensure!(node.log()?.contains("resume"), "{}", node.log()?);
+    node.vm
+        .sh("e2fsck -fn /dev/vdb1 || umount /mnt/longhorn/vdb1 && e2fsck -fn /dev/vdb1")
+        .map(drop)
+}
+
+fn resumed(mut node: Node) -> Result<()> {
+    let plan = node.plan()?;
+    ensure!(plan.field("vdb", "verdict") == "resume", "{:#}", plan.0);
+    node.start_agent()?;
+    node.wait_mounted(&["/mnt/longhorn/vdb1"])?;
+    let journal = node.vm.sh("ls /var/lib/disk-discovery/journal")?;
+    ensure!(journal.trim().is_empty(), "{journal}");
+    node.vm
+        .sh("systemctl stop disk-discovery && umount /mnt/longhorn/vdb1 && e2fsck -fn /dev/vdb1")
+        .map(drop)
+}
