@@ -39,6 +39,16 @@ pub enum LogFormat {
     Json,
 }
 
+/// Whether Longhorn's view of this node is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Longhorn {
+    /// In a pod, or where KUBECONFIG names a cluster.
+    Auto,
+    /// Never: a plain host.
+    Off,
+}
+
 /// A duration as `90s`, `5m`, `1h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span(Duration);
@@ -101,9 +111,15 @@ pub struct Options {
     /// What is logged: error, warn, info, debug, or target=level pairs [default: info]
     #[arg(long, env = "DISK_DISCOVERY_LOG", value_name = "FILTER")]
     pub log: Option<String>,
-    /// Name of this node in reports [default: the host name]
+    /// Name of this node in the cluster and in reports [default: the host name]
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
+    /// Whether what Longhorn has registered on this node is shown; read only [default: auto]
+    #[arg(long, env = "DISK_DISCOVERY_LONGHORN", value_enum)]
+    pub longhorn: Option<Longhorn>,
+    /// Namespace that Longhorn runs in [default: longhorn-system]
+    #[arg(long, env = "DISK_DISCOVERY_LONGHORN_NAMESPACE", value_name = "NAME")]
+    pub longhorn_namespace: Option<String>,
 }
 
 /// The options with defaults filled in and checked.
@@ -131,6 +147,10 @@ pub struct Settings {
     pub log: String,
     /// Name of this node.
     pub node_name: String,
+    /// Whether Longhorn's view is watched.
+    pub longhorn: Longhorn,
+    /// Where Longhorn's objects are.
+    pub longhorn_namespace: String,
 }
 
 /// An option cannot be used.
@@ -205,6 +225,8 @@ impl Options {
             log_format: self.log_format.or(lower.log_format),
             log: self.log.or(lower.log),
             node_name: self.node_name.or(lower.node_name),
+            longhorn: self.longhorn.or(lower.longhorn),
+            longhorn_namespace: self.longhorn_namespace.or(lower.longhorn_namespace),
         }
     }
 
@@ -241,7 +263,30 @@ impl Options {
             let allowed = "allowed are off, error, warn, info, debug, trace and target=level pairs";
             return Err(impossible("log", log, allowed));
         }
+        let node_name = self
+            .node_name
+            .or_else(|| sysinfo::System::host_name().ok())
+            .unwrap_or_else(|| "unknown".to_owned());
+        let namespace = self
+            .longhorn_namespace
+            .unwrap_or_else(|| "longhorn-system".to_owned());
+        // Both become part of a URL.
+        for (key, value) in [
+            ("node-name", &node_name),
+            ("longhorn-namespace", &namespace),
+        ] {
+            if !is_kubernetes_name(value) {
+                return Err(impossible(
+                    key,
+                    value,
+                    "allowed are 1 to 253 of a-z, 0-9, . and -",
+                ));
+            }
+        }
         Ok(Settings {
+            node_name,
+            longhorn: self.longhorn.unwrap_or(Longhorn::Auto),
+            longhorn_namespace: namespace,
             mode: self.mode.unwrap_or(Mode::Observe),
             policy: Policy {
                 min_size,
@@ -259,10 +304,6 @@ impl Options {
             parallel,
             log_format: self.log_format.unwrap_or(LogFormat::Text),
             log,
-            node_name: self
-                .node_name
-                .or_else(|| sysinfo::System::host_name().ok())
-                .unwrap_or_else(|| "unknown".to_owned()),
         })
     }
 }
@@ -305,6 +346,11 @@ fn absolute(
     }
 }
 
+fn is_kubernetes_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '-';
+    (1..=253).contains(&name.len()) && name.chars().all(allowed)
+}
+
 fn first_line(text: &str) -> String {
     let text = text.trim().trim_start_matches("error:").trim();
     text.lines().next().unwrap_or(text).trim().to_owned()
@@ -335,7 +381,8 @@ mod tests {
         let settings = from_yaml(
             "mode: enforce\nmin-size: 20GiB\nfilesystem: xfs\nmount-root: /srv/disks/\nstate-dir: /var/lib/x\n\
              host-root: /host\ninterval: 5m\nlisten: 127.0.0.1:1\nparallel: 2\nallow-loop: true\n\
-             log-format: json\nlog: debug\nnode-name: k3s2\n",
+             log-format: json\nlog: debug\nnode-name: k3s2\n\
+             longhorn: off\nlonghorn-namespace: storage\n",
         )
         .expect("a good file");
         assert_eq!(settings.mode, Mode::Enforce);
@@ -343,6 +390,8 @@ mod tests {
         assert_eq!(settings.policy.min_size, Bytes(20 << 30));
         assert_eq!(settings.interval, Duration::from_mins(5));
         assert_eq!(settings.node_name, "k3s2");
+        assert_eq!(settings.longhorn, Longhorn::Off);
+        assert_eq!(settings.longhorn_namespace, "storage");
     }
 
     #[test]
@@ -372,6 +421,7 @@ mod tests {
             ("mount-root: mnt\n", "mount-root", "absolute"),
             ("mount-root: /\n", "mount-root", "of its own"),
             ("state-dir: /a/../b\n", "state-dir", "absolute"),
+            ("longhorn-namespace: a/b\n", "longhorn-namespace", "a-z"),
             ("log: loudly=very\n", "log", "debug"),
         ] {
             let error = from_yaml(text).expect_err(text);

@@ -20,6 +20,7 @@ pub mod config;
 pub mod decide;
 pub mod fact;
 pub mod journal;
+pub mod longhorn;
 pub mod look;
 pub mod observe;
 pub mod provision;

@@ -107,10 +107,7 @@ impl Look {
                             .is_some_and(|device| device.parent.as_ref() == Some(name))
                     })
             });
-            let whole = remembered
-                .medium
-                .known()
-                .is_ok_and(|medium| medium.table.known().is_ok());
+            let whole = remembered.medium.known().is_ok_and(Medium::is_settled);
             !spoken_of && !unannounced && whole && inventory.devices.contains_key(name)
         });
     }

@@ -18,9 +18,10 @@ use tokio::{
 
 use crate::{
     backoff::Backoff,
-    config::{Mode, Settings},
+    config::{Longhorn, Mode, Settings},
     decide::{Reason, Verdict},
     journal::Journal,
+    longhorn::{self, LonghornSettings, View},
     look::{Look, Seen},
     observe::{
         Dirty, Inventory, Observer,
@@ -44,7 +45,8 @@ const GRACE: Duration = Duration::from_millis(4_000);
 #[derive(Debug)]
 enum News {
     Progress(String, Phase),
-    Ended(String, Result<Mounted, ProvisionError>),
+    /// With why it failed, if it did.
+    Ended(String, Option<String>),
 }
 
 /// When to look again if nothing rings.
@@ -69,11 +71,16 @@ pub struct Reconciler {
     news: (mpsc::UnboundedSender<News>, mpsc::UnboundedReceiver<News>),
     published: watch::Sender<Option<Arc<Round>>>,
     verdicts: BTreeMap<String, Verdict>,
+    /// Devices to look at again when the work on their disk is done.
+    aside: BTreeSet<String>,
     rounds: u64,
+    /// What Longhorn has registered on this node, as last heard.
+    longhorn: watch::Receiver<View>,
 }
 
 impl Reconciler {
-    /// A loop that has not looked yet, and where its rounds can be seen.
+    /// A loop that has not looked yet, and where its rounds can be seen. Must
+    /// be called within the runtime: the watch of Longhorn is a task of it.
     pub fn new(settings: Settings) -> (Self, watch::Receiver<Option<Arc<Round>>>) {
         let (published, rounds) = watch::channel(None);
         let journal = Journal::below(&settings.state_dir);
@@ -92,7 +99,9 @@ impl Reconciler {
             news: mpsc::unbounded_channel(),
             published,
             verdicts: BTreeMap::new(),
+            aside: BTreeSet::new(),
             rounds: 0,
+            longhorn: watch_longhorn(&settings),
             settings,
         };
         (reconciler, rounds)
@@ -138,13 +147,17 @@ impl Reconciler {
             loop {
                 tokio::select! {
                     rung = ring(uevents.as_ref()) => {
-                        dirty = dirty.and(rung);
-                        break;
+                        if let Some(rung) = self.set_aside(rung) {
+                            dirty = dirty.and(rung);
+                            break;
+                        }
                     }
                     () = mounts_changed(mounts.as_ref()) => break,
+                    // Without Longhorn the sender is gone and the branch off.
+                    Ok(()) = self.longhorn.changed() => break,
                     Some(news) = self.news.1.recv() => {
-                        if let Some(disk) = self.take(news) {
-                            dirty = dirty.and(Dirty::Devices(BTreeSet::from([disk])));
+                        if let Some(again) = self.take(news) {
+                            dirty = dirty.and(again);
                             break;
                         }
                         self.publish_operations();
@@ -170,8 +183,28 @@ impl Reconciler {
         let end = tokio::time::Instant::now() + DEBOUNCE;
         loop {
             tokio::select! {
-                rung = ring(uevents) => dirty = dirty.and(rung),
+                rung = ring(uevents) => {
+                    if let Some(rung) = self.set_aside(rung) {
+                        dirty = dirty.and(rung);
+                    }
+                }
                 () = tokio::time::sleep_until(end) => return dirty,
+            }
+        }
+    }
+
+    /// Keeps events of disks that are worked on until the work is done: our
+    /// own partitioning and formatting causes a dozen. What is left of the
+    /// ring, if anything.
+    fn set_aside(&mut self, rung: Dirty) -> Option<Dirty> {
+        match rung {
+            Dirty::Everything => Some(Dirty::Everything),
+            Dirty::Devices(names) => {
+                let (ours, others): (BTreeSet<_>, BTreeSet<_>) = names
+                    .into_iter()
+                    .partition(|name| self.working.keys().any(|disk| is_part_of(name, disk)));
+                self.aside.extend(ours);
+                (!others.is_empty()).then_some(Dirty::Devices(others))
             }
         }
     }
@@ -222,11 +255,13 @@ impl Reconciler {
         };
         tracing::debug!(full, devices_read, micros, "round");
         let operations = self.operations();
+        let longhorn = self.longhorn.borrow_and_update().clone();
         self.published.send_replace(Some(Arc::new(Round {
             inventory,
             verdicts,
             operations,
             cost,
+            longhorn,
         })));
         if full {
             sys::return_free_memory();
@@ -280,39 +315,38 @@ impl Reconciler {
             let name = disk.clone();
             let (progress, ended) = (news.clone(), news);
             let result = tokio::task::spawn_blocking(move || {
-                provision::execute(&job, target, &around, &|phase| {
+                let result = provision::execute(&job, target, &around, &|phase| {
                     // The loop is gone at shutdown; then nobody wants to know.
                     drop(progress.send(News::Progress(name.clone(), phase)));
-                })
+                });
+                told(&name, result)
             });
-            if let Ok(result) = result.await {
-                drop(ended.send(News::Ended(disk, result)));
+            if let Ok(failure) = result.await {
+                drop(ended.send(News::Ended(disk, failure)));
             }
         });
     }
 
-    /// Takes down what a job tells; the name of a disk to look at again.
-    fn take(&mut self, news: News) -> Option<String> {
+    /// Takes down what a job tells; what to look at again when it has ended.
+    fn take(&mut self, news: News) -> Option<Dirty> {
         match news {
             News::Progress(disk, phase) => {
                 tracing::debug!(disk, ?phase, "progress");
                 self.working.insert(disk, phase);
                 None
             }
-            News::Ended(disk, result) => {
+            News::Ended(disk, failure) => {
                 self.working.remove(&disk);
-                match result {
-                    Ok(mounted) => {
-                        tracing::info!(disk, name = %mounted.claim.name, path = %mounted.path.display(), "mounted");
-                        self.backoff.forget(&disk);
-                    }
-                    Err(error) => {
-                        let error = chain(&error);
-                        tracing::warn!(disk, error, "not finished, tried again later");
-                        self.backoff.failed(&disk, error, Instant::now());
-                    }
+                match failure {
+                    None => self.backoff.forget(&disk),
+                    Some(error) => self.backoff.failed(&disk, error, Instant::now()),
                 }
-                Some(disk)
+                let (mut again, aside) = std::mem::take(&mut self.aside)
+                    .into_iter()
+                    .partition::<BTreeSet<String>, _>(|name| is_part_of(name, &disk));
+                self.aside = aside;
+                again.insert(disk);
+                Some(Dirty::Devices(again))
             }
         }
     }
@@ -422,6 +456,49 @@ impl Reconciler {
     }
 }
 
+/// Logs how a job ended; why it failed, if it did.
+fn told(disk: &str, result: Result<Mounted, ProvisionError>) -> Option<String> {
+    match result {
+        Ok(mounted) => {
+            tracing::info!(disk, name = %mounted.claim.name, path = %mounted.path.display(), "mounted");
+            None
+        }
+        Err(error) => {
+            let error = chain(&error);
+            tracing::warn!(disk, error, "not finished, tried again later");
+            Some(error)
+        }
+    }
+}
+
+/// Whether a device is a disk or one of its partitions, by the kernel's names.
+fn is_part_of(name: &str, disk: &str) -> bool {
+    let Some(rest) = name.strip_prefix(disk) else {
+        return false;
+    };
+    let number = if disk.ends_with(|c: char| c.is_ascii_digit()) {
+        rest.strip_prefix('p')
+    } else {
+        Some(rest)
+    };
+    let is_number = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+    rest.is_empty() || number.is_some_and(is_number)
+}
+
+/// Watches in a pod, or where the environment names a cluster.
+fn watch_longhorn(settings: &Settings) -> watch::Receiver<View> {
+    let cluster = ["KUBERNETES_SERVICE_HOST", "KUBECONFIG"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some());
+    match settings.longhorn {
+        Longhorn::Auto if cluster => longhorn::spawn(LonghornSettings {
+            namespace: settings.longhorn_namespace.clone(),
+            node_name: settings.node_name.clone(),
+        }),
+        Longhorn::Auto | Longhorn::Off => longhorn::off(),
+    }
+}
+
 /// Waits for uevents, for ever where there is no socket.
 async fn ring(bell: Option<&UeventBell>) -> Dirty {
     match bell {
@@ -447,5 +524,31 @@ async fn mounts_changed(bell: Option<&MountBell>) {
             }
         }
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_belong_to_their_own_disk_only() {
+        for (name, disk) in [
+            ("sda", "sda"),
+            ("sda1", "sda"),
+            ("nvme0n1p2", "nvme0n1"),
+            ("loop0p1", "loop0"),
+        ] {
+            assert!(is_part_of(name, disk), "{name} {disk}");
+        }
+        for (name, disk) in [
+            ("sdaa", "sda"),
+            ("nvme0n11", "nvme0n1"),
+            ("nvme0n11p1", "nvme0n1"),
+            ("loop10", "loop1"),
+            ("sdb", "sda"),
+        ] {
+            assert!(!is_part_of(name, disk), "{name} {disk}");
+        }
     }
 }

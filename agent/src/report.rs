@@ -8,6 +8,7 @@ use crate::{
     config::Mode,
     decide::{Verdict, VerdictKind},
     fact::Fact,
+    longhorn::View,
     observe::{Device, Inventory, Transport},
     provision::Phase,
 };
@@ -26,6 +27,8 @@ pub struct Round {
     pub operations: BTreeMap<String, Operation>,
     /// What the round cost.
     pub cost: RoundCost,
+    /// What Longhorn has registered on this node.
+    pub longhorn: View,
 }
 
 /// What a round cost.
@@ -75,6 +78,8 @@ pub struct Report {
     pub degraded: Vec<Degradation>,
     /// Every block device.
     pub disks: Vec<Row>,
+    /// What Longhorn has registered on this node.
+    pub longhorn: View,
     /// The round that this is from; absent for `plan`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub round: Option<RoundCost>,
@@ -175,6 +180,7 @@ impl Round {
                     ))
                 })
                 .collect(),
+            longhorn: self.longhorn.clone(),
             round: (self.cost.number > 0).then_some(self.cost),
         }
     }

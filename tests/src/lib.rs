@@ -4,5 +4,5 @@
 pub mod node;
 pub mod report;
 
-pub use node::{Node, binary};
+pub use node::{Node, binary, data_disks};
 pub use report::Disks;

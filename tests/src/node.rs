@@ -65,7 +65,7 @@ impl Node {
         let mut node = Self { vm };
         node.configure("mode: enforce\ninterval: 1h\n")?;
         node.vm
-            .sh("systemctl daemon-reload && systemctl enable --quiet disk-discovery")?;
+            .sh("systemctl daemon-reload && systemctl enable --quiet disk-discovery && sync")?;
         Ok(node)
     }
 
@@ -162,31 +162,44 @@ impl Node {
         Ok(disks)
     }
 
-    /// Writes that each disk's device has completed since it appeared, by
-    /// kernel name.
+    /// Writes that each disk has completed since it appeared and the sectors
+    /// they carried, by kernel name.
     ///
     /// # Errors
     /// When the machine does not answer.
     pub fn write_counters(&mut self) -> Result<String> {
-        self.vm.sh(r#"cd /sys/block && for d in sd* vd* nvme*; do [ -e $d/stat ] && read -r _ _ _ _ writes _ < $d/stat && echo $d $writes; done; true"#)
+        self.vm.sh("cd /sys/block && for d in sd* vd* nvme*; do [ -e $d/stat ] && awk -v d=$d '{print d, $5, $7}' $d/stat; done; true")
     }
 
     /// Waits until nothing is written any more: ext4 zeroes its inode tables
-    /// after the first mount.
+    /// after the first mount. No sync meanwhile, which is a write itself.
     ///
     /// # Errors
     /// When writing does not end within a generous time.
     pub fn wait_quiet(&mut self) -> Result<String> {
         let end = Instant::now() + PATIENCE;
+        self.vm.sh("sync")?;
         let mut before = self.write_counters()?;
         loop {
-            self.vm.sh("sync; sleep 6")?;
+            // Longer than the five seconds after which ext4 commits.
+            self.vm.sh("sleep 7")?;
             let after = self.write_counters()?;
-            if after == before && !self.vm.run("pgrep ext4lazyinit")?.success() {
+            if data_disks(&after) == data_disks(&before)
+                && !self.vm.run("pgrep ext4lazyinit")?.success()
+            {
                 return Ok(after);
             }
             ensure!(Instant::now() < end, "still writing: {before} {after}");
             before = after;
         }
     }
+}
+
+/// Counters without those of vda, the system's own disk, to which the system
+/// itself writes.
+pub fn data_disks(counters: &str) -> Vec<&str> {
+    counters
+        .lines()
+        .filter(|line| !line.starts_with("vda "))
+        .collect()
 }

@@ -12,6 +12,7 @@ use comfy_table::{Table, presets::NOTHING};
 use crate::{
     config::Settings,
     journal::Journal,
+    longhorn::View,
     look::Look,
     observe::{Dirty, Observer},
     report::{Report, Round, RoundCost, Row},
@@ -45,6 +46,7 @@ pub(super) fn plan(settings: Settings, output: Output) -> ExitCode {
         verdicts: seen.verdicts,
         operations: BTreeMap::new(),
         cost,
+        longhorn: View::Off,
     };
     let report = round.report(
         &settings.node_name,

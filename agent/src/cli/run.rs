@@ -63,6 +63,8 @@ async fn agent(settings: Settings) -> Result<(), StartError> {
     let listener = serve::bind(address)
         .await
         .map_err(|source| StartError::Listen { address, source })?;
+    // With port 0 the kernel chose one.
+    let address = listener.local_addr().map_err(StartError::Runtime)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         mode = ?settings.mode,

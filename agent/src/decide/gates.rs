@@ -42,12 +42,15 @@ pub(super) fn kind(view: &View<'_>, device: &Device) -> Gate {
             number(controller) && number(namespace)
         });
     refuse_if(device.is_partition(), Reason::Partition, "")?;
+    let hidden = device.hidden.is_known_and(|hidden| *hidden);
+    refuse_if(hidden, Reason::HiddenPath, "")?;
     let disk = ["sd", "vd", "xvd"].into_iter().any(letters_after)
         || digits_after("mmcblk")
         || nvme
         || (view.policy.allow_loop && digits_after("loop"));
     refuse_if(!disk, Reason::UnsupportedKind, "")?;
-    refuse_if(*device.hidden.known()?, Reason::HiddenPath, "")
+    device.hidden.known()?;
+    Ok(())
 }
 
 /// Disks that are never touched, whatever a policy says.
@@ -130,6 +133,10 @@ pub(super) fn in_use(view: &View<'_>, disk: &Device) -> Gate {
         refuse_if(multipath, Reason::MultipathMember, &device.name)?;
     }
     // No use was found: now it counts that everything could be looked at.
+    for device in parts() {
+        device.devno.known()?;
+        device.devname.known()?;
+    }
     view.inventory.host_mounts.known()?;
     view.inventory.swaps.known()?;
     Ok(())

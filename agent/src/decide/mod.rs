@@ -4,6 +4,8 @@
 mod gates;
 mod policy;
 mod reason;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -273,7 +275,12 @@ fn before_medium(view: &View<'_>, disk: &Device) -> Result<(), Refusal> {
     gates::policy(view, disk)?;
     gates::in_use(view, disk)?;
     gates::unpartitioned(view, disk)?;
-    view.unique_hardware(disk)
+    view.unique_hardware(disk)?;
+    // Before udevd is done there is no use in reading: it will be read again.
+    if view.inventory.udevd.known().is_ok() {
+        gates::udev_done(disk)?;
+    }
+    Ok(())
 }
 
 /// The chain of refusals. What reaches the end may be provisioned.
@@ -290,9 +297,6 @@ fn judge(view: &View<'_>, device: &Device, taken: &BTreeSet<DiskName>) -> Result
     let medium = medium
         .known()
         .map_err(|why| Refusal::new(Reason::ProbeFailed, why))?;
-    if view.inventory.udevd.known().is_ok() {
-        gates::udev_done(device)?;
-    }
     blank(medium)?;
     gates::udev_agrees(device)?;
     gates::witness_agrees(view, device)?;

@@ -82,7 +82,7 @@ reasons! {
         "It is one of several paths to a disk.",
         "Look at the multipath device instead.";
     Partitioned, "partitioned",
-        "It has partitions.",
+        "The kernel knows of partitions on it.",
         "Erase the partition table by hand if nothing on the disk is needed.";
     Busy, "busy",
         "Somebody holds it exclusively, perhaps in another mount namespace.",

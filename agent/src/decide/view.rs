@@ -138,6 +138,12 @@ impl<'a> View<'a> {
     }
 
     pub fn unique_hardware(&self, disk: &Device) -> Result<(), Refusal> {
+        // The disk is opened by what identifies it: an identity that cannot be
+        // read cannot be compared later.
+        disk.diskseq.known()?;
+        disk.wwn.known()?;
+        disk.serial.known()?;
+        disk.sector.known()?;
         match identity_keys(disk)
             .into_iter()
             .find(|key| self.duplicates.contains(key))
@@ -153,7 +159,10 @@ impl<'a> View<'a> {
             .inventory
             .devices
             .values()
-            .filter(|device| !device.is_partition())
+            // The kernel hides the paths of a disk and shows the disk besides.
+            .filter(|device| {
+                !device.is_partition() && !device.hidden.is_known_and(|hidden| *hidden)
+            })
         {
             let claim = self.claim_of(&device.name).map(|claim| {
                 [

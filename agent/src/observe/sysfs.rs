@@ -175,13 +175,7 @@ fn transport(path: &str, name: &str, directory: &Directory) -> Fact<Transport> {
         return Fact::Known(Transport::Virtual);
     }
     if name.starts_with("nvme") {
-        return directory.attribute("device/transport").map(|transport| {
-            match transport.as_deref() {
-                // Behind native multipath the attribute is on the controllers.
-                Some("pcie") | None => Transport::Nvme,
-                Some(_) => Transport::NvmeFabrics,
-            }
-        });
+        return nvme_transport(directory);
     }
     let through = |part: &str| path.split('/').any(|dir| dir.starts_with(part));
     Fact::Known(if through("usb") {
@@ -198,6 +192,36 @@ fn transport(path: &str, name: &str, directory: &Directory) -> Fact<Transport> {
         Transport::Scsi
     } else {
         Transport::Other
+    })
+}
+
+/// How an NVMe disk is attached: its controller says. Behind native multipath
+/// the disk hangs below a subsystem, which has a link to each controller; one
+/// on a network is enough.
+fn nvme_transport(directory: &Directory) -> Fact<Transport> {
+    let kind = |transport: &str| match transport {
+        "pcie" => Transport::Nvme,
+        _ => Transport::NvmeFabrics,
+    };
+    directory.attribute("device/transport").and_then(|own| {
+        if let Some(own) = own {
+            return Fact::Known(kind(&own));
+        }
+        directory.names("device").and_then(|names| {
+            let mut found = Fact::unreadable(&directory.1, "no controller says its transport");
+            for name in names.iter().filter(|name| name.starts_with("nvme")) {
+                match directory.attribute(&format!("device/{name}/transport")) {
+                    // A disk or a character device beside the controllers.
+                    Fact::Known(None) => {}
+                    Fact::Known(Some(transport)) => found = Fact::Known(kind(&transport)),
+                    Fact::Unreadable(why) => return Fact::Unreadable(why),
+                }
+                if found == Fact::Known(Transport::NvmeFabrics) {
+                    break;
+                }
+            }
+            found
+        })
     })
 }
 
@@ -238,9 +262,9 @@ impl Directory {
                 let text = text.trim();
                 Fact::Known((!text.is_empty()).then(|| text.to_owned()))
             }
-            // The attribute exists but the device does not support the
-            // question, as sd answers for wwid of a disk without one.
-            Err(Errno::ENXIO | Errno::EOPNOTSUPP) => Fact::Known(None),
+            // The attribute exists but the device has no answer: sd says ENXIO
+            // or EINVAL for the wwid of a disk that has none.
+            Err(Errno::ENXIO | Errno::EINVAL | Errno::EOPNOTSUPP) => Fact::Known(None),
             Err(error) => failed(error),
         }
     }

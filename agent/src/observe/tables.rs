@@ -97,6 +97,11 @@ pub fn parse_mountinfo(text: &str) -> Result<Vec<Mount>, BadLine> {
 /// # Errors
 /// The first line that is not understood.
 pub fn parse_swaps(text: &str) -> Result<Vec<Swap>, BadLine> {
+    // Without its heading it is not the kernel's table, empty or not.
+    if !text.starts_with("Filename") {
+        let text = text.lines().next().unwrap_or_default().to_owned();
+        return Err(BadLine { line: 1, text });
+    }
     rows(text, 1, |line| {
         let path = line.split_ascii_whitespace().next()?;
         let path = unescape(path);
@@ -177,7 +182,8 @@ mod tests {
         let swaps = parse_swaps(text).expect("two areas");
         assert_eq!(swaps[0].path, "/dev/sda2");
         assert_eq!(swaps[1].path, "/swap file");
-        assert!(parse_swaps("heading\nrubbish").is_err());
+        assert!(parse_swaps("Filename\nrubbish").is_err());
+        assert!(parse_swaps("").is_err());
     }
 
     #[test]

@@ -142,6 +142,7 @@ impl LockedDisk {
             host: host.clone(),
         };
         disk.check_identity(&disk.lock)?;
+        disk.check_names()?;
         Ok(disk)
     }
 
@@ -155,7 +156,7 @@ impl LockedDisk {
         &self.host
     }
 
-    /// Compares an open file and what sysfs says now with what was observed.
+    /// Compares an open file with what was observed.
     fn check_identity(&self, file: &File) -> Result<(), ProvisionError> {
         let target = &self.target;
         let geometry = medium::geometry(file).map_err(ProvisionError::io("ask for the size"))?;
@@ -171,6 +172,13 @@ impl LockedDisk {
                 )));
             }
         }
+        Ok(())
+    }
+
+    /// Compares what sysfs says now with what was observed. The disk is open,
+    /// so the name means it from here on.
+    fn check_names(&self) -> Result<(), ProvisionError> {
+        let target = &self.target;
         let now = device::read(&self.host, &target.name);
         for (what, now, then) in [
             ("WWN", &now.wwn, &target.wwn),

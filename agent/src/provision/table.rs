@@ -202,42 +202,21 @@ fn partitioned(disk: ExclusiveDisk, claim: ClaimId) -> Result<PendingDisk, Provi
     })
 }
 
-/// Backup first, primary last, each durable before the next begins, and within
-/// each the header last: at every moment a reader finds the old table, the new
-/// one, or none.
+/// Backup first, primary last, the one durable before the other begins. What a
+/// torn write of either leaves is told apart sector by sector.
 fn write_table(disk: &File, image: &TableImage) -> Result<(), ProvisionError> {
     let ends = image.ends();
-    let sector = usize::try_from(ends.geometry().sector).unwrap_or(usize::MAX);
     let tail_start = ends
         .geometry()
         .size
         .saturating_sub(Ends::tail_len(ends.geometry()));
-    let (entries, header) = ends
-        .tail()
-        .split_at(ends.tail().len().saturating_sub(sector));
-    let header_at = tail_start + entries.len() as u64;
     write(
         disk,
-        entries,
+        ends.tail(),
         tail_start,
-        "write the backup partition entries",
+        "write the backup partition table",
     )?;
-    write(
-        disk,
-        header,
-        header_at,
-        "write the backup partition table header",
-    )?;
-    let (front, entries) = ends
-        .head()
-        .split_at(sector.saturating_mul(2).min(ends.head().len()));
-    write(
-        disk,
-        entries,
-        front.len() as u64,
-        "write the partition entries",
-    )?;
-    write(disk, front, 0, "write the partition table header")
+    write(disk, ends.head(), 0, "write the partition table")
 }
 
 fn write(disk: &File, bytes: &[u8], at: u64, step: &'static str) -> Result<(), ProvisionError> {

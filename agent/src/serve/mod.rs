@@ -239,6 +239,12 @@ fn checks(shared: &Shared) -> Vec<Check> {
             failing.join("; ")
         },
     });
+    // Disks are mounted and served with or without it, so it is told, not asked.
+    checks.push(Check {
+        name: "longhorn",
+        ok: true,
+        detail: round.longhorn.to_string(),
+    });
     checks
 }
 

@@ -1,0 +1,162 @@
+//! What Longhorn knows of this node: its `nodes.longhorn.io` object, read only.
+//!
+//! [`node`] is the part of the object that is read, [`watch`] the task that
+//! keeps a [`View`] of it up to date. Nothing here writes to the API, and
+//! nothing waits for it: disks are found and mounted without a cluster.
+
+pub mod node;
+pub mod watch;
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::Serialize;
+
+use node::Node;
+pub use watch::{off, spawn, spawn_with};
+
+/// Which object to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LonghornSettings {
+    /// Namespace that Longhorn runs in, usually `longhorn-system`.
+    pub namespace: String,
+    /// Name of the Longhorn Node, which is that of the Kubernetes Node.
+    pub node_name: String,
+}
+
+/// What the API last said about this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum View {
+    /// Longhorn is not asked for.
+    Off,
+    /// No answer yet, and no failure either.
+    Connecting,
+    /// There is no answer; what Longhorn has registered is not known.
+    Unreachable {
+        /// In words for a person.
+        why: String,
+    },
+    /// The API server knows no `nodes.longhorn.io`.
+    ///
+    /// Where only the namespace is missing, the API server lists nothing
+    /// instead of failing, which is [`View::Absent`].
+    NotInstalled,
+    /// Longhorn is there, but has no Node of this name.
+    Absent,
+    /// The Node and what is registered on it.
+    Present {
+        /// By the name of the disk in `spec.disks`.
+        disks: BTreeMap<String, Registration>,
+    },
+}
+
+/// A disk as Longhorn has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Registration {
+    /// Directory on the host.
+    pub path: String,
+    /// New replicas may be placed on it.
+    pub allow_scheduling: bool,
+    /// What Longhorn wrote into the disk's configuration file; absent until
+    /// Longhorn has looked at the disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// Longhorn's own judgement; absent while it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
+}
+
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => write!(f, "off"),
+            Self::Connecting => write!(f, "connecting"),
+            Self::Unreachable { why } => write!(f, "unreachable: {why}"),
+            Self::NotInstalled => write!(f, "not installed"),
+            Self::Absent => write!(f, "no such node"),
+            Self::Present { disks } => write!(f, "present, disks: {}", disks.len()),
+        }
+    }
+}
+
+impl View {
+    fn of(node: Option<Node>) -> Self {
+        let Some(node) = node else {
+            return Self::Absent;
+        };
+        let mut statuses = node.status.disk_status;
+        let disks = node.spec.disks.into_iter().map(|(name, disk)| {
+            let status = statuses.remove(&name);
+            let registration = Registration {
+                path: disk.path,
+                allow_scheduling: disk.allow_scheduling,
+                ready: status.as_ref().and_then(node::DiskStatus::ready),
+                uuid: status
+                    .map(|status| status.disk_uuid)
+                    .filter(|uuid| !uuid.is_empty()),
+            };
+            (name, registration)
+        });
+        Self::Present {
+            disks: disks.collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn view_of(node: serde_json::Value) -> View {
+        View::of(Some(serde_json::from_value(node).expect("a node")))
+    }
+
+    #[test]
+    fn a_disk_that_longhorn_has_not_looked_at_is_neither_ready_nor_broken() {
+        let view = view_of(json!({
+            "metadata": {"name": "k3s2"},
+            "spec": {"disks": {"d1": {"path": "/mnt/longhorn/d1", "allowScheduling": true}}},
+            "status": {"diskStatus": {
+                "d1": {"diskUUID": "", "conditions": [{"type": "Ready", "status": "Unknown"}]},
+                "removed": {"diskUUID": "of a disk that is no longer registered"},
+            }},
+        }));
+        let registration = Registration {
+            path: "/mnt/longhorn/d1".to_owned(),
+            allow_scheduling: true,
+            uuid: None,
+            ready: None,
+        };
+        let disks = BTreeMap::from([("d1".to_owned(), registration)]);
+        assert_eq!(view, View::Present { disks });
+    }
+
+    #[test]
+    fn every_view_is_an_object_that_names_its_state() {
+        let shown = |view: &View| serde_json::to_value(view).expect("JSON");
+        assert_eq!(
+            shown(&View::NotInstalled),
+            json!({"state": "not-installed"})
+        );
+        let why = "no route".to_owned();
+        assert_eq!(
+            shown(&View::Unreachable { why }),
+            json!({"state": "unreachable", "why": "no route"})
+        );
+        let view = view_of(json!({
+            "metadata": {"name": "k3s2"},
+            "spec": {"disks": {"d1": {"path": "/mnt/longhorn/d1"}}},
+            "status": {"diskStatus": {
+                "d1": {"diskUUID": "u", "conditions": [{"type": "Ready", "status": "True"}]},
+            }},
+        }));
+        let disk = json!({"path": "/mnt/longhorn/d1", "allowScheduling": false, "uuid": "u", "ready": true});
+        assert_eq!(
+            shown(&view),
+            json!({"state": "present", "disks": {"d1": disk}})
+        );
+    }
+}

@@ -1,0 +1,293 @@
+//! Figures against what an operator would use instead, in the same machine,
+//! both sides measured in turns.
+
+use std::{fs, path::PathBuf, thread, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
+use vm_fixtures::{Disk, Lab};
+use vm_tests::Node;
+
+/// Measurements of each side; medians are quoted.
+const TURNS: usize = 7;
+
+type Bench = fn(&Lab) -> Result<Vec<Figures>>;
+
+const BENCHES: &[(&[&str], Bench)] = &[
+    (&["provision-1"], provision_one),
+    (&["scan", "scan-one-changed"], scan),
+    (&["rss"], resident),
+];
+
+fn main() -> Result<()> {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    for name in &wanted {
+        if !BENCHES
+            .iter()
+            .any(|(names, _)| names.contains(&name.as_str()))
+        {
+            let all: Vec<&str> = BENCHES
+                .iter()
+                .flat_map(|(names, _)| names.iter().copied())
+                .collect();
+            bail!("there is no bench {name:?}; there are {}", all.join(", "));
+        }
+    }
+    let lab = Lab::open()?;
+    for (names, bench) in BENCHES {
+        if wanted.is_empty()
+            || names
+                .iter()
+                .any(|name| wanted.iter().any(|wanted| wanted == name))
+        {
+            for figures in bench(&lab)? {
+                figures.tell()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Both sides of a bench.
+struct Figures {
+    name: &'static str,
+    unit: &'static str,
+    baseline: &'static str,
+    ours: Vec<f64>,
+    theirs: Vec<f64>,
+}
+
+impl Figures {
+    fn tell(&self) -> Result<()> {
+        let (ours, theirs) = (sorted(&self.ours)?, sorted(&self.theirs)?);
+        let (value, baseline_value) = (median(&ours), median(&theirs));
+        let ratio = value / baseline_value;
+        println!("{} {value:.3} {} {ratio:.3}", self.name, self.unit);
+        let record = json!({
+            "name": self.name,
+            "value": value,
+            "unit": self.unit,
+            "baseline": self.baseline,
+            "baseline_value": baseline_value,
+            "ratio": ratio,
+            "n": ours.len(),
+            "min": ours.first(),
+            "median": value,
+            "max": ours.last(),
+        });
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+            || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")),
+            PathBuf::from,
+        );
+        let directory = target.join("bench");
+        fs::create_dir_all(&directory)?;
+        let path = directory.join(format!("{}.json", self.name));
+        fs::write(&path, format!("{record:#}\n")).with_context(|| path.display().to_string())
+    }
+}
+
+fn sorted(values: &[f64]) -> Result<Vec<f64>> {
+    ensure!(values.len() >= 5, "only {} measurements", values.len());
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    Ok(values)
+}
+
+fn median(sorted: &[f64]) -> f64 {
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Seconds that a command takes in the guest, by the guest's clock.
+fn seconds(node: &mut Node, command: &str) -> Result<f64> {
+    let script = format!("a=$EPOCHREALTIME\n{command}\nb=$EPOCHREALTIME\necho; echo $a $b");
+    let out = node.vm.sh_within(Duration::from_mins(5), &script)?;
+    let times: Vec<f64> = out
+        .lines()
+        .last()
+        .unwrap_or_default()
+        .split(' ')
+        .filter_map(|time| time.parse().ok())
+        .collect();
+    match times.as_slice() {
+        [before, after] => Ok(after - before),
+        _ => bail!("no times in {out:?}"),
+    }
+}
+
+/// From udevd's last word on a new disk until the agent has logged its mount,
+/// against bare mkfs and mount of a partition that is there already.
+fn provision_one(lab: &Lab) -> Result<Vec<Figures>> {
+    let mut node = Node::boot(lab.machine("provision-1"))?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    // The first turn of each side warms the page cache and does not count.
+    for turn in 0..=TURNS {
+        let name = format!("theirs{turn}");
+        node.vm.plug(Disk::scsi(&name).gib(12))?;
+        let device = node.vm.kernel_name(&name)?;
+        node.vm.sh(&format!(
+            "sgdisk -n 1 /dev/{device} >/dev/null && udevadm settle"
+        ))?;
+        let command = format!(
+            "mkfs.ext4 -q -E nodiscard /dev/{device}1 </dev/null && mount -o noatime /dev/{device}1 /media"
+        );
+        let taken = seconds(&mut node, &command)?;
+        node.vm.sh("umount /media; udevadm settle")?;
+        node.vm.unplug(&name)?;
+        if turn > 0 {
+            theirs.push(taken);
+        }
+
+        node.start_agent()?;
+        node.wait_until("it answers", |_| true)?;
+        let name = format!("ours{turn}");
+        node.vm.plug(Disk::scsi(&name).gib(12))?;
+        let device = node.vm.kernel_name(&name)?;
+        node.wait_mounted(&[&format!("/mnt/longhorn/{device}1")])?;
+        let taken = visible_to_mounted(&mut node, &device)?;
+        node.vm.sh(&format!(
+            "systemctl stop disk-discovery; umount /mnt/longhorn/{device}1
+             chattr -i /mnt/longhorn/{device}1; rmdir /mnt/longhorn/{device}1; udevadm settle"
+        ))?;
+        node.vm.unplug(&name)?;
+        if turn > 0 {
+            ours.push(taken);
+        }
+    }
+    let baseline = "mkfs.ext4 and mount of an existing partition";
+    Ok(vec![Figures {
+        name: "provision-1",
+        unit: "s",
+        baseline,
+        ours,
+        theirs,
+    }])
+}
+
+/// By the monotonic clock of the guest's kernel: udevd notes when it has
+/// finished with a device, journald when a line arrived.
+fn visible_to_mounted(node: &mut Node, device: &str) -> Result<f64> {
+    let times = node.vm.sh(&format!(
+        "udevadm info -q property --property=USEC_INITIALIZED --value /dev/{device}
+         journalctl -q -o json -u disk-discovery | jq -r 'select(.MESSAGE | contains(\"mounted disk=\\\"{device}\\\"\")) | .__MONOTONIC_TIMESTAMP' | tail -1"
+    ))?;
+    let times: Vec<f64> = times
+        .split_whitespace()
+        .filter_map(|time| time.parse().ok())
+        .collect();
+    match times.as_slice() {
+        [visible, mounted] => Ok((mounted - visible) / 1e6),
+        _ => bail!("no times for {device}: {times:?}"),
+    }
+}
+
+/// What `plan` and `/v1/disks` show, as lsblk names it.
+const COLUMNS: &str = "NAME,KNAME,PATH,MAJ:MIN,TYPE,SIZE,RO,RM,ROTA,LOG-SEC,VENDOR,MODEL,SERIAL,WWN,TRAN,FSTYPE,PTTYPE,MOUNTPOINTS";
+
+/// A full pass over a thousand disks, and the pass after one has changed.
+fn scan(lab: &Lab) -> Result<Vec<Figures>> {
+    let mut node = Node::boot(lab.machine("scan").memory_mib(3072))?;
+    eprintln!("scan: making 1,000 disks takes some minutes");
+    node.vm.sh_within(
+        Duration::from_mins(15),
+        "modprobe scsi_debug num_tgts=125 max_luns=8 dev_size_mb=8 && udevadm settle --timeout=800",
+    )?;
+    let count = node.vm.sh("ls /sys/block | grep -c ^sd")?;
+    ensure!(count.trim() == "1000", "{count} disks");
+    let theirs_command = format!("lsblk --json --bytes -o {COLUMNS} >/run/theirs");
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for turn in 0..=TURNS {
+        let (a, b) = (
+            seconds(&mut node, "disk-discovery plan -o json >/run/ours")?,
+            seconds(&mut node, &theirs_command)?,
+        );
+        if turn > 0 {
+            ours.push(a);
+            theirs.push(b);
+        }
+    }
+    let rows = node
+        .vm
+        .sh("jq '.disks | length' /run/ours; jq '.blockdevices | length' /run/theirs")?;
+    eprintln!(
+        "scan: devices in the answers of both: {}",
+        rows.split_whitespace().collect::<Vec<_>>().join(" and ")
+    );
+
+    node.configure("mode: observe\ninterval: 1h\n")?;
+    node.start_agent()?;
+    node.wait_until("the first round", |disks| disks.round("number") > 0)?;
+    let mut changed = Vec::new();
+    let mut theirs_again = Vec::new();
+    for turn in 0..=TURNS {
+        // Let rounds that udevd's own work causes pass first.
+        thread::sleep(Duration::from_secs(2));
+        let before = node.disks()?.round("number");
+        node.vm.sh(&format!(
+            "echo change > /sys/block/sd{}/uevent && udevadm settle",
+            char::from(b'a' + u8::try_from(turn)?)
+        ))?;
+        let after = node.wait_until("a round", |disks| disks.round("number") > before)?;
+        let read = after.round("devicesRead");
+        ensure!((1..=2).contains(&read), "{read} devices were read");
+        let lsblk = seconds(&mut node, &theirs_command)?;
+        if turn > 0 {
+            #[expect(clippy::cast_precision_loss, reason = "microseconds of a round")]
+            changed.push(after.round("micros") as f64 / 1e6);
+            theirs_again.push(lsblk);
+        }
+    }
+    let baseline = "lsblk --json --bytes with the same columns";
+    Ok(vec![
+        Figures {
+            name: "scan",
+            unit: "s",
+            baseline,
+            ours,
+            theirs,
+        },
+        Figures {
+            name: "scan-one-changed",
+            unit: "s",
+            baseline,
+            ours: changed,
+            theirs: theirs_again,
+        },
+    ])
+}
+
+/// Memory at rest with sixty disks that are ours.
+fn resident(lab: &Lab) -> Result<Vec<Figures>> {
+    let mut machine = lab.machine("rss").memory_mib(3072);
+    for at in 0..60 {
+        machine = machine.disk(Disk::scsi(&format!("disk{at}")).gib(11));
+    }
+    let mut node = Node::boot(machine)?;
+    node.configure("mode: enforce\ninterval: 2s\n")?;
+    node.start_agent()?;
+    node.wait_until("sixty mounts", |disks| disks.mounted().len() == 60)?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        thread::sleep(Duration::from_secs(3));
+        ours.push(rss(&mut node, "disk-discovery")?);
+        theirs.push(rss(&mut node, "systemd-udevd")?);
+    }
+    Ok(vec![Figures {
+        name: "rss",
+        unit: "MiB",
+        baseline: "systemd-udevd at rest",
+        ours,
+        theirs,
+    }])
+}
+
+/// Resident memory of a service's main process, in MiB.
+fn rss(node: &mut Node, service: &str) -> Result<f64> {
+    let kilobytes = node.vm.sh(&format!(
+        "awk '/^VmRSS/ {{print $2}}' /proc/$(systemctl show -p MainPID --value {service})/status"
+    ))?;
+    Ok(kilobytes
+        .trim()
+        .parse::<f64>()
+        .with_context(|| format!("no figure for {service}: {kilobytes:?}"))?
+        / 1024.0)
+}
