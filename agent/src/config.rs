@@ -263,9 +263,15 @@ impl Options {
             let allowed = "allowed are off, error, warn, info, debug, trace and target=level pairs";
             return Err(impossible("log", log, allowed));
         }
+        // Kubernetes names a node after its host in lower case.
+        let host_name = || {
+            sysinfo::System::host_name()
+                .ok()
+                .map(|name| name.to_lowercase())
+        };
         let node_name = self
             .node_name
-            .or_else(|| sysinfo::System::host_name().ok())
+            .or_else(host_name)
             .unwrap_or_else(|| "unknown".to_owned());
         let namespace = self
             .longhorn_namespace
@@ -279,7 +285,7 @@ impl Options {
                 return Err(impossible(
                     key,
                     value,
-                    "allowed are 1 to 253 of a-z, 0-9, . and -",
+                    "allowed are 1 to 253 of a-z, 0-9, ., - and _",
                 ));
             }
         }
@@ -347,7 +353,9 @@ fn absolute(
 }
 
 fn is_kubernetes_name(name: &str) -> bool {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '-';
+    // Host names outside a cluster may have more than Kubernetes allows.
+    let allowed =
+        |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
     (1..=253).contains(&name.len()) && name.chars().all(allowed)
 }
 

@@ -96,6 +96,13 @@ impl Entry {
             && !contradicts(self.serial.as_deref(), serial)
     }
 
+    /// Whether the entry was made for this very disk: at least one identity is
+    /// known on both sides and the same.
+    pub fn names(&self, wwn: Option<&str>, serial: Option<&str>) -> bool {
+        let same = |a: Option<&str>, b: Option<&str>| a.is_some() && a == b;
+        same(self.wwn.as_deref(), wwn) || same(self.serial.as_deref(), serial)
+    }
+
     /// Whether this program would still write the very same tables.
     pub fn still_holds(&self) -> bool {
         let same = |stage, sectors_then: &[Sector]| {
@@ -201,12 +208,21 @@ impl Journal {
     pub fn forget(&self, claim: &ClaimId) -> Result<(), JournalError> {
         let path = self.path(claim);
         match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(JournalError {
+            // An entry that comes back after a power cut would speak of a disk
+            // that is in use by then.
+            Ok(()) => File::open(&self.directory)
+                .and_then(|directory| directory.sync_all())
+                .map_err(|source| JournalError {
+                    path,
+                    step: "sync the directory of",
+                    source,
+                }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(JournalError {
                 path,
                 step: "remove",
                 source,
             }),
-            Ok(()) | Err(_) => Ok(()),
         }
     }
 

@@ -91,7 +91,7 @@ impl Look {
     /// Forgets media that an event spoke of, that could not be read, or whose
     /// changes nobody would have announced.
     fn forget(&mut self, dirty: &Dirty, inventory: &Inventory) {
-        let unannounced = *dirty == Dirty::Everything && inventory.udevd.known().is_err();
+        let unannounced = *dirty == Dirty::Everything && inventory.udevd != Fact::Known(true);
         let read = self.observer.last_read();
         let named = match dirty {
             Dirty::Devices(_) => Some(read),

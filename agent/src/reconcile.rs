@@ -24,7 +24,7 @@ use crate::{
     longhorn::{self, LonghornSettings, View},
     look::{Look, Seen},
     observe::{
-        Dirty, Inventory, Observer,
+        Dirty, Inventory, Observer, device,
         doorbell::{MountBell, UeventBell},
     },
     provision::{self, Job, Mounted, Phase, ProvisionError, Surroundings, Target},
@@ -200,9 +200,12 @@ impl Reconciler {
         match rung {
             Dirty::Everything => Some(Dirty::Everything),
             Dirty::Devices(names) => {
-                let (ours, others): (BTreeSet<_>, BTreeSet<_>) = names
-                    .into_iter()
-                    .partition(|name| self.working.keys().any(|disk| is_part_of(name, disk)));
+                let (ours, others): (BTreeSet<_>, BTreeSet<_>) =
+                    names.into_iter().partition(|name| {
+                        self.working
+                            .keys()
+                            .any(|disk| device::is_part_of(name, disk))
+                    });
                 self.aside.extend(ours);
                 (!others.is_empty()).then_some(Dirty::Devices(others))
             }
@@ -243,6 +246,7 @@ impl Reconciler {
         let full = *dirty == Dirty::Everything;
         let next = self.next_round(&verdicts);
         if self.settings.mode == Mode::Enforce {
+            self.forget_finished(&inventory, &verdicts);
             self.start_jobs(&inventory, &verdicts);
         }
         self.verdicts.clone_from(&verdicts);
@@ -282,10 +286,28 @@ impl Reconciler {
         }
     }
 
+    /// Removes entries of disks that are mounted: an agent that was killed
+    /// between its mount and its last step left them.
+    fn forget_finished(&self, inventory: &Inventory, verdicts: &BTreeMap<String, Verdict>) {
+        let Ok(entries) = inventory.journal.known() else {
+            return;
+        };
+        for entry in entries {
+            let mounted = verdicts.values().any(|verdict| {
+                matches!(verdict, Verdict::Managed(managed) if managed.mounted && managed.claim == entry.claim)
+            });
+            if mounted && let Err(error) = self.around.journal.forget(&entry.claim) {
+                tracing::warn!(error = chain(&error), "an old entry of the journal stays");
+            }
+        }
+    }
+
     fn start_jobs(&mut self, inventory: &Inventory, verdicts: &BTreeMap<String, Verdict>) {
         let now = Instant::now();
         for (disk, verdict) in verdicts {
             let Some(job) = Job::for_verdict(verdict) else {
+                // Nothing is asked for any more: an old failure is history.
+                self.backoff.forget(disk);
                 continue;
             };
             if self.working.contains_key(disk) || !self.backoff.may_try(disk, now) {
@@ -343,7 +365,7 @@ impl Reconciler {
                 }
                 let (mut again, aside) = std::mem::take(&mut self.aside)
                     .into_iter()
-                    .partition::<BTreeSet<String>, _>(|name| is_part_of(name, &disk));
+                    .partition::<BTreeSet<String>, _>(|name| device::is_part_of(name, &disk));
                 self.aside = aside;
                 again.insert(disk);
                 Some(Dirty::Devices(again))
@@ -471,20 +493,6 @@ fn told(disk: &str, result: Result<Mounted, ProvisionError>) -> Option<String> {
     }
 }
 
-/// Whether a device is a disk or one of its partitions, by the kernel's names.
-fn is_part_of(name: &str, disk: &str) -> bool {
-    let Some(rest) = name.strip_prefix(disk) else {
-        return false;
-    };
-    let number = if disk.ends_with(|c: char| c.is_ascii_digit()) {
-        rest.strip_prefix('p')
-    } else {
-        Some(rest)
-    };
-    let is_number = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
-    rest.is_empty() || number.is_some_and(is_number)
-}
-
 /// Watches in a pod, or where the environment names a cluster.
 fn watch_longhorn(settings: &Settings) -> watch::Receiver<View> {
     let cluster = ["KUBERNETES_SERVICE_HOST", "KUBECONFIG"]
@@ -524,31 +532,5 @@ async fn mounts_changed(bell: Option<&MountBell>) {
             }
         }
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn partitions_belong_to_their_own_disk_only() {
-        for (name, disk) in [
-            ("sda", "sda"),
-            ("sda1", "sda"),
-            ("nvme0n1p2", "nvme0n1"),
-            ("loop0p1", "loop0"),
-        ] {
-            assert!(is_part_of(name, disk), "{name} {disk}");
-        }
-        for (name, disk) in [
-            ("sdaa", "sda"),
-            ("nvme0n11", "nvme0n1"),
-            ("nvme0n11p1", "nvme0n1"),
-            ("loop10", "loop1"),
-            ("sdb", "sda"),
-        ] {
-            assert!(!is_part_of(name, disk), "{name} {disk}");
-        }
     }
 }

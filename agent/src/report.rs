@@ -202,12 +202,18 @@ pub fn degraded(inventory: &Inventory) -> Vec<Degradation> {
             detail: format!("{what} ({why})"),
         });
     };
-    if let Err(why) = inventory.udevd.known() {
-        note(
+    match inventory.udevd.known() {
+        Ok(true) => {}
+        Ok(false) => note(
             "udev-missing",
             "udevd does not serve this host; the medium alone decides",
+            "no control socket in run/udev".to_owned(),
+        ),
+        Err(why) => note(
+            "udev-unreadable",
+            "it cannot be told whether udevd runs, so no new disk is taken",
             why.to_string(),
-        );
+        ),
     }
     if let Err(why) = inventory.host_mounts.known() {
         note(

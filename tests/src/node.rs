@@ -178,15 +178,21 @@ impl Node {
     /// When writing does not end within a generous time.
     pub fn wait_quiet(&mut self) -> Result<String> {
         let end = Instant::now() + PATIENCE;
-        self.vm.sh("sync")?;
+        // The kernel keeps what is dirty for half a minute: here for a second.
+        self.vm.sh("cd /proc/sys/vm && echo 100 > dirty_expire_centisecs && echo 100 > dirty_writeback_centisecs && sync")?;
         let mut before = self.write_counters()?;
+        let mut quiet = 0;
         loop {
             // Longer than the five seconds after which ext4 commits.
             self.vm.sh("sleep 7")?;
             let after = self.write_counters()?;
-            if data_disks(&after) == data_disks(&before)
-                && !self.vm.run("pgrep ext4lazyinit")?.success()
-            {
+            let unchanged = data_disks(&after) == data_disks(&before);
+            quiet = if unchanged && !self.vm.run("pgrep ext4lazyinit")?.success() {
+                quiet + 1
+            } else {
+                0
+            };
+            if quiet == 2 {
                 return Ok(after);
             }
             ensure!(Instant::now() < end, "still writing: {before} {after}");

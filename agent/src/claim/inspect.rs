@@ -63,38 +63,60 @@ pub fn inspect(ends: &Ends, journalled: &[ClaimId]) -> Table {
         };
     }
 
-    let torn = journalled
-        .iter()
-        .map(|id| Claim {
+    let torn = journalled.iter().find_map(|id| {
+        let claim = Claim {
             id: id.clone(),
             stage: Stage::Pending,
-        })
-        .map(|claim| compare(ends, claim))
-        .find(|table| {
-            matches!(
-                table,
-                Table::Ours {
-                    only_ours: true,
-                    ..
-                }
-            )
-        });
-    let blank = ends
-        .sectors()
-        .all(|sector| sector.iter().all(|byte| *byte == 0));
+        };
+        let table = compare(ends, claim);
+        let ours = matches!(
+            table,
+            Table::Ours {
+                only_ours: true,
+                ..
+            }
+        );
+        (ours && carries(ends, id)).then_some(table)
+    });
     match (torn, primary, backup) {
-        (Some(torn), _, _) if !blank => torn,
-        (_, Copy::NoHeader, Copy::NoHeader) => Table::Absent,
-        (_, _, _) => Table::Foreign,
+        (Some(torn), _, _) => torn,
+        (None, Copy::NoHeader, Copy::NoHeader) => Table::Absent,
+        (None, _, _) => Table::Foreign,
     }
 }
 
-/// Compares what is there with the tables that the claim would write.
-fn compare(ends: &Ends, claim: Claim) -> Table {
+/// Whether a sector is there that only this claim writes. The protective MBR
+/// is the same for every disk of a size, whoever made it.
+fn carries(ends: &Ends, id: &ClaimId) -> bool {
+    [Stage::Pending, Stage::Committed].into_iter().any(|stage| {
+        TableImage::build(ends.geometry(), id, stage).is_ok_and(|image| {
+            let mut sectors = ends.sectors().zip(image.ends().sectors()).skip(1);
+            sectors.any(|(there, ours)| there == ours && !is_zero(there))
+        })
+    })
+}
+
+fn is_zero(sector: &[u8]) -> bool {
+    sector.iter().all(|byte| *byte == 0)
+}
+
+/// Compares what is there with the tables that the claim would write. One
+/// sector that only the committed table has makes the claim committed: the
+/// commit begins when the filesystem is complete, and what is committed is
+/// never formatted again.
+fn compare(ends: &Ends, mut claim: Claim) -> Table {
     let image = |stage| TableImage::build(ends.geometry(), &claim.id, stage);
     let (Ok(pending), Ok(committed)) = (image(Stage::Pending), image(Stage::Committed)) else {
         return Table::Foreign;
     };
+    let both = || pending.ends().sectors().zip(committed.ends().sectors());
+    if ends
+        .sectors()
+        .zip(both())
+        .any(|(there, (pending, committed))| pending != committed && there == committed)
+    {
+        claim.stage = Stage::Committed;
+    }
     let wanted = match claim.stage {
         Stage::Pending => &pending,
         Stage::Committed => &committed,
@@ -102,10 +124,9 @@ fn compare(ends: &Ends, claim: Claim) -> Table {
     let whole = ends.sectors().eq(wanted.ends().sectors());
     let only_ours = ends
         .sectors()
-        .zip(pending.ends().sectors())
-        .zip(committed.ends().sectors())
-        .all(|((there, pending), committed)| {
-            there == pending || there == committed || there.iter().all(|byte| *byte == 0)
+        .zip(both())
+        .all(|(there, (pending, committed))| {
+            there == pending || there == committed || is_zero(there)
         });
     Table::Ours {
         claim,
@@ -270,6 +291,32 @@ mod tests {
     }
 
     #[test]
+    fn a_protective_mbr_alone_is_not_recognised_as_any_claim() {
+        let id = id("sdb1");
+        let ours = image(&id, Stage::Pending, 512);
+        let zero = Ends::zeroed(ours.geometry()).expect("ends");
+        let ends = mixed(&[&zero, &ours], |at| usize::from(at == 0));
+        assert_ne!(ends, zero);
+        assert_eq!(inspect(&ends, &[id]), Table::Absent);
+    }
+
+    #[test]
+    fn one_sector_of_the_commit_makes_a_torn_claim_committed() {
+        let id = id("sdb1");
+        let committed = image(&id, Stage::Committed, 512);
+        let zero = Ends::zeroed(committed.geometry()).expect("ends");
+        // Both headers are lost, the entries are still there.
+        let last = committed.sectors().count() - 1;
+        let ends = mixed(&[&zero, &committed], |at| {
+            usize::from(at != 1 && at != last)
+        });
+        let Table::Ours { claim, .. } = inspect(&ends, &[id]) else {
+            panic!("not recognised");
+        };
+        assert_eq!(claim.stage, Stage::Committed);
+    }
+
+    #[test]
     fn copies_of_two_different_claims_are_nobodys() {
         let (a, b) = (
             image(&id("sdb1"), Stage::Committed, 512),
@@ -322,7 +369,8 @@ mod tests {
                     prop_assert_eq!(&claim.id, &id);
                     prop_assert!(only_ours);
                 }
-                Table::Absent => prop_assert_eq!(&ends, &zero),
+                // Nothing but the protective MBR, or not even that.
+                Table::Absent => prop_assert!(ends.sectors().skip(1).all(is_zero)),
                 Table::Foreign => prop_assert!(false, "not recognised"),
             }
         }

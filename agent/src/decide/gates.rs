@@ -77,13 +77,13 @@ pub(super) fn never_touch(view: &View<'_>, disk: &Device) -> Gate {
         transport @ (Transport::Iscsi | Transport::FibreChannel | Transport::NvmeFabrics) => Err(
             Refusal::new(Reason::NetworkTransport, format_args!("{transport:?}")),
         ),
+        Transport::Other => Err(Reason::UnknownTransport.into()),
         Transport::Usb => Err(Refusal::new(Reason::Removable, "USB")),
         Transport::Virtio
         | Transport::Scsi
         | Transport::Nvme
         | Transport::Mmc
-        | Transport::Virtual
-        | Transport::Other => refuse_if(
+        | Transport::Virtual => refuse_if(
             *disk.removable.known()?,
             Reason::Removable,
             "removable medium",
@@ -112,6 +112,10 @@ pub(super) fn in_use(view: &View<'_>, disk: &Device) -> Gate {
                 Reason::Mounted,
                 format_args!("{} at {}", device.name, mount.mountpoint),
             ));
+        }
+        if let Some(mount) = view.raw_mount_of(device) {
+            let detail = format_args!("{} as a raw device at {}", device.name, mount.mountpoint);
+            return Err(Refusal::new(Reason::Mounted, detail));
         }
         refuse_if(view.is_swap(device), Reason::Swap, &device.name)?;
         for (relation, stacked) in [

@@ -20,8 +20,9 @@ use crate::{
     fact::Fact,
     observe::{
         Device, Inventory, Medium, Mountpoint,
-        medium::Depth,
+        medium::{Depth, Inside},
         signature::{Found, Signature},
+        superblock::Progress,
     },
     units::{DiskName, Filesystem},
 };
@@ -61,6 +62,9 @@ pub struct Provision {
     pub name: DiskName,
     /// What it is given.
     pub filesystem: Filesystem,
+    /// The claim that an earlier start journalled and never wrote: it is used
+    /// now, so that its name is not lost.
+    pub begun: Option<ClaimId>,
 }
 
 /// A disk whose provisioning is finished.
@@ -206,8 +210,7 @@ pub fn claimed(medium: &Medium) -> Result<Claimed, Refusal> {
         .partition
         .as_ref()
         .ok_or_else(|| Refusal::new(Reason::ProbeFailed, "not read"))?;
-    let inside = inside.known().map_err(failed)?;
-    let ours = match inside {
+    let ours = match inside.signature.known().map_err(failed)? {
         Signature::Nothing => None,
         Signature::Ambivalent => {
             return Err(Refusal::new(
@@ -224,6 +227,7 @@ pub fn claimed(medium: &Medium) -> Result<Claimed, Refusal> {
     };
     match (claim.stage, ours) {
         (Stage::Committed, Some(filesystem)) => Ok(Claimed::Committed {
+            id: claim.id.clone(),
             filesystem,
             whole: *whole,
             only_ours: *only_ours,
@@ -232,19 +236,80 @@ pub fn claimed(medium: &Medium) -> Result<Claimed, Refusal> {
             Reason::FilesystemDamaged,
             "no filesystem found",
         )),
-        (Stage::Pending, _) if !only_ours => Err(Refusal::new(
+        (Stage::Pending, ours) => {
+            let left = pending_left(inside, ours, *only_ours)?;
+            Ok(Claimed::Pending {
+                id: claim.id.clone(),
+                whole: *whole,
+                left,
+            })
+        }
+    }
+}
+
+/// What an interrupted provisioning has left in its partition, once nothing
+/// speaks for anybody else's data in it or beside it.
+fn pending_left(
+    inside: &Inside,
+    ours: Option<Filesystem>,
+    only_ours: bool,
+) -> Result<Left, Refusal> {
+    let failed = |why: &crate::fact::Unreadable| Refusal::new(Reason::ProbeFailed, why);
+    let not_read = || Refusal::new(Reason::ProbeFailed, "not read");
+    if !only_ours {
+        return Err(Refusal::new(
             Reason::ClaimDamaged,
             "other data beside the claim",
+        ));
+    }
+    if let Some(at) = inside
+        .around
+        .as_ref()
+        .ok_or_else(not_read)?
+        .known()
+        .map_err(failed)?
+    {
+        return Err(Refusal::new(
+            Reason::ClaimDamaged,
+            format_args!("other data beside the partition, at byte {at}"),
+        ));
+    }
+    if let Some(filesystem) = ours {
+        return match inside
+            .progress
+            .as_ref()
+            .ok_or_else(not_read)?
+            .known()
+            .map_err(failed)?
+        {
+            Progress::Unused => Ok(Left::Unfinished),
+            Progress::Finished => Ok(Left::Finished(filesystem)),
+        };
+    }
+    let residue = inside
+        .residue
+        .as_ref()
+        .ok_or_else(not_read)?
+        .known()
+        .map_err(failed)?;
+    match residue {
+        // An mkfs that was cut off writes its superblocks last. Without our
+        // journal, what is there may be anybody's.
+        Some(at) if !inside.journalled => Err(Refusal::new(
+            Reason::ClaimDamaged,
+            format_args!("data of unknown origin in the partition, at byte {at}"),
         )),
-        (Stage::Pending, _) => Ok(Claimed::Pending),
+        Some(_) | None => Ok(Left::Unfinished),
     }
 }
 
 /// A claim that can be gone on with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claimed {
     /// Its filesystem is there and may be mounted.
     Committed {
+        /// Whose it is.
+        id: ClaimId,
         /// Of this type.
         filesystem: Filesystem,
         /// Both copies of the table are as they should be.
@@ -253,7 +318,23 @@ pub enum Claimed {
         only_ours: bool,
     },
     /// Nothing but our own unfinished work is on it.
-    Pending,
+    Pending {
+        /// Whose it is.
+        id: ClaimId,
+        /// Both copies of the table are as they should be.
+        whole: bool,
+        /// What is in the partition.
+        left: Left,
+    },
+}
+
+/// What an interrupted provisioning has left in its partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing, or a filesystem that was never mounted: mkfs runs again.
+    Unfinished,
+    /// A finished filesystem, perhaps used by somebody: it is kept.
+    Finished(Filesystem),
 }
 
 fn damaged(stage: Stage) -> Reason {
@@ -277,7 +358,7 @@ fn before_medium(view: &View<'_>, disk: &Device) -> Result<(), Refusal> {
     gates::unpartitioned(view, disk)?;
     view.unique_hardware(disk)?;
     // Before udevd is done there is no use in reading: it will be read again.
-    if view.inventory.udevd.known().is_ok() {
+    if *view.inventory.udevd.known()? {
         gates::udev_done(disk)?;
     }
     Ok(())
@@ -300,10 +381,15 @@ fn judge(view: &View<'_>, device: &Device, taken: &BTreeSet<DiskName>) -> Result
     blank(medium)?;
     gates::udev_agrees(device)?;
     gates::witness_agrees(view, device)?;
-    let name = free_name(view, device, taken)?;
+    let begun = begun_claim(view, device);
+    let name = match &begun {
+        Some(claim) => claim.name.clone(),
+        None => free_name(view, device, taken)?,
+    };
     Ok(Verdict::Provision(Provision {
         name,
         filesystem: view.policy.filesystem,
+        begun,
     }))
 }
 
@@ -319,7 +405,7 @@ fn ours(view: &View<'_>, disk: &Device, claim: &Claim) -> Result<Verdict, Refusa
         return Err(Refusal::new(Reason::ProbeFailed, "not read yet"));
     };
     match claimed(medium)? {
-        Claimed::Pending => {
+        Claimed::Pending { .. } => {
             gates::never_touch(view, disk)?;
             gates::in_use(view, disk)?;
             if *disk.read_only.known()? {
@@ -335,6 +421,7 @@ fn ours(view: &View<'_>, disk: &Device, claim: &Claim) -> Result<Verdict, Refusa
             filesystem,
             whole,
             only_ours,
+            id: _,
         } => {
             let mounted = mounted_in_place(view, disk, claim)?;
             let committed_whole = whole || !only_ours;
@@ -369,7 +456,11 @@ fn mounted_in_place(view: &View<'_>, disk: &Device, claim: &Claim) -> Result<boo
             .any(|partition| partition.devno.is_known_and(|devno| *devno == mount.devno))
     };
     if let Some(there) = view.mounted_at(&place) {
-        return if holds(there) {
+        if let Some(above) = view.hidden_below(&place) {
+            let detail = format_args!("{place} is hidden below a later mount of {}", above.source);
+            return Err(Refusal::new(Reason::MountPathTaken, detail));
+        }
+        return if holds(there) && there.root == "/" {
             Ok(true)
         } else {
             Err(Refusal::new(
@@ -397,7 +488,27 @@ fn mounted_in_place(view: &View<'_>, disk: &Device, claim: &Claim) -> Result<boo
     Ok(false)
 }
 
-/// Names that belong to some disk, present or not.
+/// A claim that was journalled for this very disk and is on no disk.
+fn begun_claim(view: &View<'_>, disk: &Device) -> Option<ClaimId> {
+    let (wwn, serial) = (disk.wwn.known().ok()?, disk.serial.known().ok()?);
+    let carried = |claim: &ClaimId| {
+        view.inventory
+            .devices
+            .keys()
+            .any(|disk| view.claim_of(disk).is_some_and(|found| found.id == *claim))
+    };
+    let fitting = journalled(view.inventory, disk);
+    let entries = view.inventory.journal.known().ok()?;
+    entries
+        .iter()
+        .filter(|entry| entry.names(wwn.as_deref(), serial.as_deref()))
+        .map(|entry| &entry.claim)
+        .find(|claim| fitting.contains(claim) && !carried(claim))
+        .cloned()
+}
+
+/// Names that belong to some disk, present or not. An empty directory may wait
+/// for a disk that an older setup mounts there.
 fn taken_names(view: &View<'_>) -> BTreeSet<DiskName> {
     let claims = view
         .inventory
@@ -415,10 +526,7 @@ fn taken_names(view: &View<'_>) -> BTreeSet<DiskName> {
     let kept = mountpoints
         .into_iter()
         .flatten()
-        .filter_map(|(name, kind)| match kind {
-            Mountpoint::Reserved | Mountpoint::Occupied => Some(name.clone()),
-            Mountpoint::Empty => None,
-        });
+        .map(|(name, _)| name.clone());
     claims.chain(journal).chain(kept).collect()
 }
 

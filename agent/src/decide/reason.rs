@@ -60,6 +60,9 @@ reasons! {
     NetworkTransport, "network-transport",
         "It is attached through a network and may belong to another machine.",
         "Provision it by hand if it is meant for this node alone.";
+    UnknownTransport, "unknown-transport",
+        "How it is attached to the machine is not known to the agent.",
+        "Provision it by hand if it is meant for this node alone.";
     Removable, "removable",
         "It is attached by USB or its medium can be taken out.",
         "Use a disk that stays in the machine.";
@@ -123,6 +126,20 @@ reasons! {
     NoName, "no-name",
         "No name is free or usable for it.",
         "See the detail.";
+}
+
+impl Reason {
+    /// It concerns a disk that is or may be ours, so that a person is needed.
+    pub fn is_about_ours(self) -> bool {
+        [
+            Self::DuplicateIdentity,
+            Self::ClaimDamaged,
+            Self::FilesystemDamaged,
+            Self::MountedElsewhere,
+            Self::MountPathTaken,
+        ]
+        .contains(&self)
+    }
 }
 
 impl fmt::Display for Reason {

@@ -8,11 +8,18 @@ use std::{collections::BTreeMap, sync::Arc};
 use uuid::uuid;
 
 use self::bench::*;
-use super::{Managed, Provision, Reason, Resume, Verdict, shortlist};
+use super::{Claimed, Left, Managed, Provision, Reason, Resume, Verdict, claimed, shortlist};
 use crate::{
-    claim::{Claim, ClaimId, Stage, Table},
+    claim::{Claim, ClaimId, Geometry, Stage, Table, TableImage},
     fact::Fact,
-    observe::{Device, Mountpoint, Transport, medium::Depth, signature::Signature, tables::Mount},
+    journal::Entry,
+    observe::{
+        Device, Mountpoint, Transport,
+        medium::{Depth, Inside},
+        signature::Signature,
+        superblock::Progress,
+        tables::Mount,
+    },
     units::{Bytes, Filesystem},
 };
 
@@ -66,6 +73,9 @@ const EXAMPLES: &[(Reason, &str, Change)] = &[
     }),
     (Reason::Busy, "sdb", |b| {
         b.content("sdb").busy = Fact::Known(true)
+    }),
+    (Reason::UnknownTransport, "sdb", |b| {
+        b.dev("sdb").transport = Fact::Known(Transport::Other)
     }),
     (Reason::UdevPending, "sdb", |b| {
         b.udev("sdb").initialized = false
@@ -136,6 +146,7 @@ fn a_blank_disk_of_twelve_gigabytes_is_provisioned_under_its_partition_name() {
     let expected = Provision {
         name: name("sdb1"),
         filesystem: Filesystem::Ext4,
+        begun: None,
     };
     assert_eq!(Bench::new().provision("sdb"), expected);
 }
@@ -543,7 +554,7 @@ fn udev_pending_is_said_before_anything_about_the_medium() {
 #[test]
 fn without_udevd_the_medium_alone_decides() {
     let mut bench = Bench::with(|b| {
-        b.inventory.udevd = lost();
+        b.inventory.udevd = Fact::Known(false);
         b.dev("sdb").udev = Fact::Known(None);
     });
     assert!(bench.is_provisioned("sdb"));
@@ -554,7 +565,7 @@ fn without_udevd_the_medium_alone_decides() {
 #[test]
 fn without_udevd_an_old_record_of_a_filesystem_still_counts() {
     let bench = Bench::with(|b| {
-        b.inventory.udevd = lost();
+        b.inventory.udevd = Fact::Known(false);
         b.udev("sdb").filesystem = Some("LVM2_member".to_owned());
     });
     assert_eq!(bench.reason("sdb"), Reason::SourcesDisagree);
@@ -627,14 +638,42 @@ fn a_taken_name_is_numbered() {
         let taken = taken.iter().map(|&text| (name(text), kind)).collect();
         Bench::with(|b| b.inventory.mountpoints = Fact::Known(taken))
     };
-    for kind in [Mountpoint::Reserved, Mountpoint::Occupied] {
+    // An empty directory may wait for a disk of an older setup.
+    for kind in [
+        Mountpoint::Reserved,
+        Mountpoint::Occupied,
+        Mountpoint::Empty,
+    ] {
         let bench = reserved(&["sdb1"], kind);
         assert_eq!(bench.provision("sdb").name, name("sdb1-2"), "{kind:?}");
     }
     let bench = reserved(&["sdb1", "sdb1-2", "sdb1-3"], Mountpoint::Reserved);
     assert_eq!(bench.provision("sdb").name, name("sdb1-4"));
-    let empty = reserved(&["sdb1"], Mountpoint::Empty);
-    assert_eq!(empty.provision("sdb").name, name("sdb1"));
+}
+
+#[test]
+fn a_claim_that_was_journalled_and_never_written_is_used_and_keeps_its_name() {
+    let journalled = |serial: Option<&str>| {
+        let mut bench = Bench::new();
+        bench.dev("sdb").serial = Fact::Known(Some("S1".to_owned()));
+        bench.dev("sdb").wwn = Fact::Known(None);
+        let geometry = Geometry {
+            size: SIZE,
+            sector: 512,
+        };
+        let table = |stage| TableImage::build(geometry, &claim_id(), stage).expect("a table");
+        let tables = (&table(Stage::Pending), &table(Stage::Committed));
+        let identity = (None, serial.map(str::to_owned));
+        let entry = Entry::new(claim_id(), geometry, identity, Filesystem::Ext4, tables);
+        bench.inventory.journal = Fact::Known(vec![entry]);
+        bench.provision("sdb")
+    };
+    assert_eq!(journalled(Some("S1")).begun, Some(claim_id()));
+    // An entry that does not name a disk may be of another: its name stays taken.
+    let unnamed = journalled(None);
+    assert_eq!((unnamed.begun, unnamed.name), (None, name("sdb1-2")));
+    let other = journalled(Some("S2"));
+    assert_eq!((other.begun, other.name), (None, name("sdb1-2")));
 }
 
 #[test]
@@ -771,7 +810,7 @@ fn what_a_committed_partition_holds_must_be_the_filesystem_of_its_claim() {
 #[test]
 fn a_committed_partition_that_cannot_be_read_is_not_called_damaged() {
     let mut bench = Bench::managed();
-    bench.medium("sdb").partition = Some(lost());
+    bench.medium("sdb").partition = Some(inside_of(lost()));
     assert_eq!(bench.reason("sdb"), Reason::ProbeFailed);
 }
 
@@ -880,4 +919,104 @@ fn only_disks_that_may_be_taken_or_may_be_ours_are_read() {
         shortlist(&bench.inventory, &bench.policy).get("sdd"),
         Some(&Depth::Claim)
     );
+}
+
+// ---------------------------------------------------------------------------
+// A pending claim is no proof that nothing of value came to the disk since.
+
+fn pending_with(inside: Inside) -> Bench {
+    let mut bench = Bench::pending();
+    bench.medium("sdb").partition = Some(inside);
+    bench
+}
+
+#[test]
+fn a_finished_filesystem_under_a_pending_claim_is_kept() {
+    let inside = Inside {
+        progress: Some(Fact::Known(Progress::Finished)),
+        ..inside_of(Fact::Known(ext4(GUID)))
+    };
+    let mut bench = pending_with(inside);
+    let medium = bench.medium("sdb").clone();
+    let Ok(Claimed::Pending { left, .. }) = claimed(&medium) else {
+        panic!("not gone on with")
+    };
+    assert_eq!(left, Left::Finished(Filesystem::Ext4));
+}
+
+#[test]
+fn a_filesystem_whose_use_cannot_be_told_is_not_made_again() {
+    for progress in [Some(lost()), None] {
+        let bench = pending_with(Inside {
+            progress,
+            ..inside_of(Fact::Known(ext4(GUID)))
+        });
+        assert_eq!(bench.reason("sdb"), Reason::ProbeFailed);
+    }
+}
+
+#[test]
+fn data_of_unknown_origin_under_a_pending_claim_is_refused_without_our_journal() {
+    let inside = Inside {
+        residue: Some(Fact::Known(Some(4096))),
+        ..inside_of(Fact::Known(Signature::Nothing))
+    };
+    assert_eq!(
+        pending_with(inside.clone()).reason("sdb"),
+        Reason::ClaimDamaged
+    );
+    let ours = pending_with(Inside {
+        journalled: true,
+        ..inside
+    });
+    assert!(matches!(ours.verdict("sdb"), Verdict::Resume(_)));
+}
+
+#[test]
+fn data_beside_the_partition_of_a_pending_claim_is_refused() {
+    for around in [Some(Fact::Known(Some(65536))), Some(lost()), None] {
+        let inside = Inside {
+            around,
+            journalled: true,
+            ..inside_of(Fact::Known(Signature::Nothing))
+        };
+        let reason = pending_with(inside).reason("sdb");
+        assert!(
+            matches!(reason, Reason::ClaimDamaged | Reason::ProbeFailed),
+            "{reason}"
+        );
+    }
+}
+
+#[test]
+fn a_disk_that_is_given_to_a_container_as_a_raw_device_is_in_use() {
+    let bench = Bench::with(|b| {
+        let raw = Mount {
+            root: "/sdb".to_owned(),
+            filesystem: "devtmpfs".to_owned(),
+            ..mount(
+                devno(0, 5),
+                "/var/lib/kubelet/plugins/volumeDevices/pv/dev/pod",
+            )
+        };
+        b.mounts().push(raw);
+    });
+    assert_eq!(bench.reason("sdb"), Reason::Mounted);
+}
+
+#[test]
+fn a_mount_of_ours_below_a_later_one_does_not_count_as_mounted() {
+    let mut bench = Bench::managed();
+    bench
+        .mounts()
+        .push(mount(devno(8, 17), "/mnt/longhorn/sdb1"));
+    assert!(matches!(bench.verdict("sdb"), Verdict::Managed(managed) if managed.mounted));
+    bench.mounts().push(mount(devno(0, 50), "/mnt"));
+    assert_eq!(bench.reason("sdb"), Reason::MountPathTaken);
+}
+
+#[test]
+fn when_it_cannot_be_told_whether_udevd_runs_no_disk_is_taken() {
+    let bench = Bench::with(|b| b.inventory.udevd = lost());
+    assert_eq!(bench.reason("sdb"), Reason::Unreadable);
 }

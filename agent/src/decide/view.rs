@@ -30,7 +30,7 @@ const SYSTEM_MOUNTPOINTS: &[&str] = &[
 
 /// Filesystems that live on no disk at all.
 const DISKLESS: &[&str] = &[
-    "tmpfs", "ramfs", "rootfs", "nfs", "nfs4", "9p", "virtiofs", "devtmpfs", "efivarfs",
+    "tmpfs", "ramfs", "rootfs", "nfs", "nfs4", "9p", "virtiofs", "devtmpfs", "efivarfs", "autofs",
 ];
 
 /// The inventory with its indexes.
@@ -104,6 +104,30 @@ impl<'a> View<'a> {
     pub fn mounted_at(&self, path: &str) -> Option<&'a Mount> {
         let mounts = self.inventory.host_mounts.known().ok()?;
         mounts.iter().rev().find(|mount| mount.mountpoint == path)
+    }
+
+    /// A mount made after the one at a path, on a directory above it: what is
+    /// below it cannot be reached any more. The kernel lists mounts in order.
+    pub fn hidden_below(&self, path: &str) -> Option<&'a Mount> {
+        let mounts = self.inventory.host_mounts.known().ok()?;
+        let ours = mounts.iter().rposition(|mount| mount.mountpoint == path)?;
+        let above = |mount: &&Mount| {
+            path.strip_prefix(mount.mountpoint.as_str())
+                .is_some_and(|rest| rest.starts_with('/'))
+        };
+        mounts.iter().skip(ours).find(above)
+    }
+
+    /// Where a device's node is mounted by itself: how a volume is given to a
+    /// container as a raw block device, which holds nothing exclusively.
+    pub fn raw_mount_of(&self, device: &Device) -> Option<&'a Mount> {
+        let node = device.devname.known().map(|name| format!("/{name}")).ok()?;
+        let tables = [&self.inventory.host_mounts, &self.inventory.own_mounts];
+        let mut mounts = tables
+            .into_iter()
+            .filter_map(|table| table.known().ok())
+            .flatten();
+        mounts.find(|mount| mount.filesystem == "devtmpfs" && mount.root == node)
     }
 
     pub fn is_swap(&self, device: &Device) -> bool {

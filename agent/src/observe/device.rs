@@ -108,3 +108,43 @@ impl Device {
         self.parent.is_some()
     }
 }
+
+/// Whether a device is a disk or one of its partitions, by the kernel's names.
+pub fn is_part_of(name: &str, disk: &str) -> bool {
+    let Some(rest) = name.strip_prefix(disk) else {
+        return false;
+    };
+    let number = if disk.ends_with(|c: char| c.is_ascii_digit()) {
+        rest.strip_prefix('p')
+    } else {
+        Some(rest)
+    };
+    let is_number = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+    rest.is_empty() || number.is_some_and(is_number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_belong_to_their_own_disk_only() {
+        for (name, disk) in [
+            ("sda", "sda"),
+            ("sda1", "sda"),
+            ("nvme0n1p2", "nvme0n1"),
+            ("loop0p1", "loop0"),
+        ] {
+            assert!(is_part_of(name, disk), "{name} {disk}");
+        }
+        for (name, disk) in [
+            ("sdaa", "sda"),
+            ("nvme0n11", "nvme0n1"),
+            ("nvme0n11p1", "nvme0n1"),
+            ("loop10", "loop1"),
+            ("sdb", "sda"),
+        ] {
+            assert!(!is_part_of(name, disk), "{name} {disk}");
+        }
+    }
+}

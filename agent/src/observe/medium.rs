@@ -4,6 +4,7 @@
 use std::{
     fs::{File, OpenOptions},
     io,
+    ops::Range,
     os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::Path,
 };
@@ -11,12 +12,15 @@ use std::{
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::Serialize;
 
-use super::signature::{Part, Signature, probe};
+use super::{
+    signature::{Part, Signature, probe},
+    superblock::{Progress, progress},
+};
 use crate::{
-    claim::{ClaimId, Ends, Geometry, Table, inspect, partition_range},
+    claim::{Claim, ClaimId, Ends, Geometry, Stage, Table, inspect, partition_range},
     fact::Fact,
     sys,
-    units::DevNo,
+    units::{DevNo, Filesystem},
 };
 
 /// Bytes at either end of a disk that must be zero. Every format that Linux
@@ -32,11 +36,41 @@ const ALIGNMENT: usize = 4096;
 pub struct Medium {
     /// Our claim, if it carries one.
     pub table: Fact<Table>,
-    /// Of the claimed partition: what libblkid finds inside. `None` when there
-    /// is no claim.
-    pub partition: Option<Fact<Signature>>,
+    /// Inside and around the claimed partition. `None` when there is no claim.
+    pub partition: Option<Inside>,
     /// Of the whole disk, when it carries no claim and might be blank.
     pub content: Option<Content>,
+}
+
+/// What a claimed partition holds, and the space around it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Inside {
+    /// What libblkid finds in the partition.
+    pub signature: Fact<Signature>,
+    /// How far a filesystem has come that may be ours. `None` when there is
+    /// none, or the claim is committed and nothing depends on it.
+    pub progress: Option<Fact<Progress>>,
+    /// First byte in either end of the partition that is not zero, while the
+    /// claim is pending.
+    pub residue: Option<Fact<Option<u64>>>,
+    /// First byte that is not zero between the table and the partition, in
+    /// front or behind, while the claim is pending.
+    pub around: Option<Fact<Option<u64>>>,
+    /// The claim was recognised with the help of this host's journal.
+    pub journalled: bool,
+}
+
+impl Inside {
+    fn is_settled(&self) -> bool {
+        let known = |fact: &Option<Fact<Option<u64>>>| {
+            fact.as_ref().is_none_or(|fact| fact.known().is_ok())
+        };
+        let progress = self
+            .progress
+            .as_ref()
+            .is_none_or(|fact| fact.known().is_ok());
+        self.signature.known().is_ok() && progress && known(&self.residue) && known(&self.around)
+    }
 }
 
 impl Medium {
@@ -48,10 +82,7 @@ impl Medium {
                 && content.residue.known().is_ok()
                 && content.busy == Fact::Known(false)
         });
-        let partition = self
-            .partition
-            .as_ref()
-            .is_none_or(|inside| inside.known().is_ok());
+        let partition = self.partition.as_ref().is_none_or(Inside::is_settled);
         self.table.known().is_ok() && content && partition
     }
 }
@@ -117,6 +148,21 @@ pub fn geometry(disk: &File) -> io::Result<Geometry> {
     })
 }
 
+/// Reads the claim alone.
+pub fn read_table(
+    disk: &File,
+    node: &Path,
+    geometry: Geometry,
+    journalled: &[ClaimId],
+) -> Fact<Table> {
+    match read_ends(disk, geometry) {
+        Ok(Some(ends)) => Fact::Known(inspect(&ends, journalled)),
+        // Too small or odd for a table of ours, so there is no claim.
+        Ok(None) => Fact::Known(Table::Absent),
+        Err(error) => Fact::unreadable(node.display(), error),
+    }
+}
+
 /// Reads a disk. `journalled` are claims that were begun on it;
 /// `partition_node` is the node of its first partition where the kernel knows
 /// one (its cache is the one that a mount and mkfs write through).
@@ -128,36 +174,100 @@ pub fn examine(
     partition_node: Option<(&Path, DevNo)>,
     depth: Depth,
 ) -> Medium {
-    let table = match read_ends(disk, geometry) {
-        Ok(Some(ends)) => Fact::Known(inspect(&ends, journalled)),
-        // Too small or odd for a table of ours, so there is no claim.
-        Ok(None) => Fact::Known(Table::Absent),
-        Err(error) => Fact::unreadable(node.display(), error),
+    let table = read_table(disk, node, geometry, journalled);
+    let claim = match table.known() {
+        Ok(Table::Ours { claim, .. }) => Some(claim.clone()),
+        Ok(Table::Absent | Table::Foreign) | Err(_) => None,
     };
-    let claimed = table.is_known_and(|table| matches!(table, Table::Ours { .. }));
-    let content = (!claimed && depth == Depth::Blankness).then(|| Content {
+    let content = (claim.is_none() && depth == Depth::Blankness).then(|| Content {
         signature: probe(disk, Part::Whole),
-        residue: match first_residue(disk, geometry) {
-            Ok(residue) => Fact::Known(residue),
-            Err(error) => Fact::unreadable(node.display(), error),
-        },
+        residue: residue_fact(node, first_residue(disk, 0..geometry.size)),
         busy: is_busy(node, disk),
     });
-    let partition = claimed.then(|| match (partition_node, partition_range(geometry)) {
-        (Some((node, devno)), _) => match open(node, devno) {
-            Ok(partition) => probe(&partition, Part::Whole),
-            Err(error) => Fact::unreadable(node.display(), error),
-        },
-        (None, Some(range)) => {
-            let (start, length) = (range.start, range.end - range.start);
-            probe(disk, Part::Range { start, length })
-        }
-        (None, None) => Fact::unreadable(node.display(), "no room for a partition"),
+    let partition = claim.map(|claim| {
+        let journalled = journalled.contains(&claim.id);
+        inside(disk, node, geometry, &claim, journalled, partition_node)
     });
     Medium {
         table,
         partition,
         content,
+    }
+}
+
+/// Reads a claimed partition, through its own node where the kernel knows it.
+fn inside(
+    disk: &File,
+    node: &Path,
+    geometry: Geometry,
+    claim: &Claim,
+    journalled: bool,
+    partition_node: Option<(&Path, DevNo)>,
+) -> Inside {
+    let nothing = |why: &dyn std::fmt::Display| Inside {
+        signature: Fact::unreadable(node.display(), why),
+        progress: None,
+        residue: None,
+        around: None,
+        journalled,
+    };
+    let Some(range) = partition_range(geometry) else {
+        return nothing(&"no room for a partition");
+    };
+    let opened = partition_node
+        .map(|(node, devno)| open(node, devno))
+        .transpose();
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(error) => return nothing(&error),
+    };
+    let length = range.end - range.start;
+    let (device, start, part) = match &opened {
+        Some(partition) => (partition, 0, Part::Whole),
+        None => (
+            disk,
+            range.start,
+            Part::Range {
+                start: range.start,
+                length,
+            },
+        ),
+    };
+    let signature = probe(device, part);
+    // What follows matters only to whether mkfs may run again.
+    let pending = claim.stage == Stage::Pending;
+    let ours = match signature.known() {
+        Ok(Signature::Found(found)) => Filesystem::from_name(&found.kind),
+        Ok(Signature::Nothing | Signature::Ambivalent) | Err(_) => None,
+    };
+    let progress =
+        ours.filter(|_| pending)
+            .map(|filesystem| match progress(device, start, filesystem) {
+                Ok(progress) => Fact::Known(progress),
+                Err(error) => Fact::unreadable(node.display(), error),
+            });
+    let residue = pending.then(|| residue_fact(node, first_residue(device, start..start + length)));
+    let around = pending.then(|| {
+        let tail = Ends::tail_start(geometry).unwrap_or(range.end);
+        let gaps = [Ends::head_len(geometry)..range.start, range.end..tail];
+        let found = gaps
+            .into_iter()
+            .find_map(|gap| first_nonzero(disk, gap.start, gap.end).transpose());
+        residue_fact(node, found.transpose())
+    });
+    Inside {
+        signature,
+        progress,
+        residue,
+        around,
+        journalled,
+    }
+}
+
+fn residue_fact(node: &Path, found: io::Result<Option<u64>>) -> Fact<Option<u64>> {
+    match found {
+        Ok(residue) => Fact::Known(residue),
+        Err(error) => Fact::unreadable(node.display(), error),
     }
 }
 
@@ -176,14 +286,12 @@ fn read_ends(disk: &File, geometry: Geometry) -> io::Result<Option<Ends>> {
     Ok(Ends::new(geometry, head, tail))
 }
 
-/// First byte in the first and last 8 MiB that is not zero.
-fn first_residue(disk: &File, geometry: Geometry) -> io::Result<Option<u64>> {
-    let tail = geometry
-        .size
-        .saturating_sub(ZERO_END)
-        .max(ZERO_END.min(geometry.size));
-    for range in [0..ZERO_END.min(geometry.size), tail..geometry.size] {
-        if let Some(at) = first_nonzero(disk, range.start, range.end)? {
+/// First byte in the first and last 8 MiB of a range that is not zero.
+fn first_residue(device: &File, range: Range<u64>) -> io::Result<Option<u64>> {
+    let head_end = range.end.min(range.start.saturating_add(ZERO_END));
+    let tail_start = range.end.saturating_sub(ZERO_END).max(head_end);
+    for (start, end) in [(range.start, head_end), (tail_start, range.end)] {
+        if let Some(at) = first_nonzero(device, start, end)? {
             return Ok(Some(at));
         }
     }
@@ -293,9 +401,15 @@ mod tests {
         ] {
             let file = tempfile::tempfile().expect("a file");
             file.set_len(geometry.size).expect("its size");
-            assert_eq!(first_residue(&file, geometry).expect("zeroes"), None);
+            assert_eq!(
+                first_residue(&file, 0..geometry.size).expect("zeroes"),
+                None
+            );
             file.write_all_at(&[1], at).expect("a byte");
-            assert_eq!(first_residue(&file, geometry).expect("a byte"), Some(at));
+            assert_eq!(
+                first_residue(&file, 0..geometry.size).expect("a byte"),
+                Some(at)
+            );
         }
     }
 
@@ -309,7 +423,7 @@ mod tests {
         file.set_len(geometry.size).expect("its size");
         file.write_all_at(&[1], geometry.size - 1).expect("a byte");
         assert_eq!(
-            first_residue(&file, geometry).expect("read"),
+            first_residue(&file, 0..geometry.size).expect("read"),
             Some(geometry.size - 1)
         );
     }
@@ -322,7 +436,7 @@ mod tests {
             size: 64 << 20,
             sector: 512,
         };
-        assert!(first_residue(&file, geometry).is_err());
+        assert!(first_residue(&file, 0..geometry.size).is_err());
     }
 
     proptest! {

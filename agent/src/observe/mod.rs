@@ -13,6 +13,7 @@ pub mod host;
 pub mod medium;
 mod observer;
 pub mod signature;
+pub mod superblock;
 mod sysfs;
 pub mod tables;
 mod udev_db;
@@ -43,8 +44,8 @@ pub struct Inventory {
     pub own_mounts: Fact<Vec<Mount>>,
     /// Swap areas in use.
     pub swaps: Fact<Vec<Swap>>,
-    /// Whether udevd serves this host; the error says why we think not.
-    pub udevd: Fact<()>,
+    /// Whether udevd serves this host.
+    pub udevd: Fact<bool>,
     /// What was read off the shortlisted disks, by kernel name.
     pub media: BTreeMap<String, Arc<Fact<Medium>>>,
     /// Disk names that a directory below the mount root keeps for a disk that

@@ -188,10 +188,11 @@ impl Observer {
 }
 
 /// udevd leaves `/run/udev/control` while it runs and a database behind.
-fn udevd(host: &Host) -> Fact<()> {
+fn udevd(host: &Host) -> Fact<bool> {
     let control = host.udev_runtime().join("control");
     match fs::metadata(&control) {
-        Ok(_present) => Fact::Known(()),
+        Ok(_present) => Fact::Known(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Fact::Known(false),
         Err(error) => Fact::unreadable(control.display(), error),
     }
 }
@@ -214,10 +215,16 @@ fn mountpoints(root: &Path) -> Fact<BTreeMap<DiskName, Mountpoint>> {
         let Ok(name) = entry.file_name().to_string_lossy().parse::<DiskName>() else {
             continue;
         };
-        match mountpoint(root, &entry.path()) {
-            Ok(kind) => found.insert(name, kind),
-            Err(error) => return Fact::unreadable(entry.path().display(), error),
+        // What cannot be looked at, such as the mount of a dying disk, keeps
+        // its name and hinders no other.
+        let kind = match mountpoint(root, &entry.path()) {
+            Ok(kind) => kind,
+            Err(error) => {
+                tracing::debug!(path = %entry.path().display(), %error, "counts as occupied");
+                Mountpoint::Occupied
+            }
         };
+        found.insert(name, kind);
     }
     Fact::Known(found)
 }

@@ -17,7 +17,7 @@ use nix::{
 };
 
 use super::{
-    device::{Device, Transport},
+    device::{Device, Transport, is_part_of},
     udev_db,
 };
 use crate::{fact::Fact, units::DevNo};
@@ -35,12 +35,12 @@ pub(super) fn read_device(class_block: &Path, udev_database: &Path, name: &str) 
         .map(|text| text.unwrap_or_default());
     let devno = device_number(&uevent, &link);
     let partition_number = number_in(&uevent, "PARTN", &link);
-    let is_partition = partition_number.is_known_and(Option::is_some);
-    let parent = if is_partition {
-        path.known().ok().and_then(|path| parent_name(path))
-    } else {
-        None
-    };
+    // Either of two sources is enough: a partition that is taken for a disk, or
+    // for nothing, would leave its disk without it.
+    let above = path.known().ok().and_then(|path| parent_name(path));
+    let numbered = partition_number.is_known_and(Option::is_some);
+    let parent = above.filter(|above| numbered || (above != name && is_part_of(name, above)));
+    let is_partition = parent.is_some();
     let udev = devno
         .clone()
         .and_then(|devno| udev_db::read(udev_database, devno));

@@ -10,12 +10,12 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::{Flock, FlockArg},
+    fcntl::{Flock, FlockArg, PosixFadviseAdvice, posix_fadvise},
 };
 
 use super::ProvisionError;
 use crate::{
-    claim::{ClaimId, Geometry},
+    claim::{ClaimId, Geometry, Table},
     fact::{Fact, Unreadable},
     observe::{
         Device, Host, Medium, device,
@@ -136,6 +136,7 @@ impl LockedDisk {
                 Err((_, error)) => return Err(ProvisionError::io("lock the disk")(error.into())),
             }
         };
+        medium::set_blocking(&lock).map_err(ProvisionError::io("set the disk to blocking"))?;
         let disk = Self {
             lock,
             target,
@@ -194,35 +195,81 @@ impl LockedDisk {
         Ok(())
     }
 
-    /// Reads the medium through the locked descriptor.
-    pub(super) fn examine(&self, journalled: &[ClaimId], depth: Depth, through: &File) -> Medium {
-        let partition = self.partition();
+    /// Reads the medium through the locked descriptor, past what the kernel
+    /// has cached of it.
+    ///
+    /// # Errors
+    /// When it cannot be told whether the kernel knows a partition.
+    pub(super) fn examine(
+        &self,
+        journalled: &[ClaimId],
+        depth: Depth,
+        through: &File,
+    ) -> Result<Medium, ProvisionError> {
+        forget_cached(through)?;
+        let partition = self.partition()?;
         let partition = partition
             .as_ref()
             .map(|(node, devno)| (node.as_path(), *devno));
-        medium::examine(
+        let (node, geometry) = (&self.target.node, self.target.geometry);
+        Ok(medium::examine(
+            through, node, geometry, journalled, partition, depth,
+        ))
+    }
+
+    /// Reads the claim's table alone, past what the kernel has cached of it.
+    pub(super) fn read_table(&self, through: &File) -> Result<Fact<Table>, ProvisionError> {
+        forget_cached(through)?;
+        Ok(medium::read_table(
             through,
             &self.target.node,
             self.target.geometry,
-            journalled,
-            partition,
-            depth,
-        )
+            &[],
+        ))
     }
 
     /// Reads the claim without the exclusive right.
-    pub(super) fn examine_claim(&self) -> Medium {
+    ///
+    /// # Errors
+    /// As [`LockedDisk::examine`].
+    pub(super) fn examine_claim(&self) -> Result<Medium, ProvisionError> {
         self.examine(&[], Depth::Claim, &self.lock)
     }
 
-    /// Node and number of the first partition, if the kernel knows it.
-    pub(super) fn partition(&self) -> Option<(PathBuf, DevNo)> {
-        let partition = device::read(&self.host, &partition_name(&self.target.name));
-        let ours = partition.parent.as_deref() == Some(self.target.name.as_str());
-        match (ours, partition.devname.known(), partition.devno.known()) {
-            (true, Ok(name), Ok(devno)) => Some((self.host.node(name), *devno)),
-            (_, _, _) => None,
+    /// Kernel names of the disk's partitions, as sysfs lists them now.
+    ///
+    /// # Errors
+    /// When they cannot be listed: an unknown partition is not an absent one.
+    pub(super) fn partitions(&self) -> Result<Vec<String>, ProvisionError> {
+        let directory = self.host.class_block().join(&self.target.name);
+        let listed = std::fs::read_dir(&directory).and_then(|entries| {
+            entries
+                .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        let names = listed.map_err(ProvisionError::io(format!("list {}", directory.display())))?;
+        let disk = &self.target.name;
+        Ok(names
+            .into_iter()
+            .filter(|name| name != disk && device::is_part_of(name, disk))
+            .collect())
+    }
+
+    /// Node and number of the first partition; `None` when the kernel does not
+    /// know it.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub(super) fn partition(&self) -> Result<Option<(PathBuf, DevNo)>, ProvisionError> {
+        let name = partition_name(&self.target.name);
+        if !self.partitions()?.contains(&name) {
+            return Ok(None);
         }
+        let partition = device::read(&self.host, &name);
+        let unknown = |why: &Unreadable| ProvisionError::Unidentified(why.clone());
+        let devname = partition.devname.known().map_err(unknown)?;
+        let devno = partition.devno.known().map_err(unknown)?;
+        Ok(Some((self.host.node(devname), *devno)))
     }
 
     /// Asks for the exclusive right to write.
@@ -249,6 +296,12 @@ impl LockedDisk {
     pub(super) fn locked_file(&self) -> &File {
         &self.lock
     }
+}
+
+/// What others wrote, or we, is on the medium: that is what is read next.
+fn forget_cached(device: &File) -> Result<(), ProvisionError> {
+    posix_fadvise(device, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+        .map_err(|error| ProvisionError::io("drop cached blocks")(error.into()))
 }
 
 /// Kernel name of a disk's first partition.

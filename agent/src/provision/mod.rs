@@ -29,9 +29,10 @@ pub use table::{Partition, PendingDisk};
 
 use crate::{
     claim::{ClaimId, Stage, TableImage},
-    decide::{Claimed, Managed, Provision, Resume, Verdict, claimed},
+    decide::{Claimed, Left, Managed, Provision, Resume, Verdict, claimed},
     journal::{Entry, Journal},
     observe::Host,
+    text::chain,
     units::Filesystem,
 };
 
@@ -114,56 +115,55 @@ pub fn execute(
         Job::Provision(provision) => {
             let disk = ExclusiveDisk::open(target, &around.host)?;
             progress(Phase::Proving);
-            let begun = begun_claims(around)?;
+            let begun = begun_claims(disk.disk().target(), around)?;
             let proof = BlankProof::of(disk, &begun)?;
             // Not before the proof: without mkfs the disk stays as it is.
             Program::for_filesystem(provision.filesystem).find()?;
             progress(Phase::Partitioning);
             let pending = begin(proof, provision, around)?;
-            finish(
-                pending,
-                provision.filesystem,
-                Ground::Fresh,
-                around,
-                progress,
-            )
+            progress(Phase::Formatting);
+            mkfs::make(&pending, provision.filesystem, Ground::Fresh)?;
+            finish(pending, provision.filesystem, around, progress)
         }
         Job::Resume(resume) => {
             let disk = ExclusiveDisk::open(target, &around.host)?;
             progress(Phase::Proving);
-            let begun = begun_claims(around)?;
+            let begun = begun_claims(disk.disk().target(), around)?;
             let proof = PendingProof::of(disk, &resume.claim, &begun)?;
             Program::for_filesystem(resume.filesystem).find()?;
             progress(Phase::Partitioning);
+            let left = proof.left();
             let pending = proof.resume()?;
-            finish(
-                pending,
-                resume.filesystem,
-                Ground::Resumed,
-                around,
-                progress,
-            )
+            let filesystem = match left {
+                Left::Unfinished => {
+                    progress(Phase::Formatting);
+                    mkfs::make(&pending, resume.filesystem, Ground::Resumed)?;
+                    resume.filesystem
+                }
+                Left::Finished(filesystem) => filesystem,
+            };
+            finish(pending, filesystem, around, progress)
         }
         Job::Mount(managed) => {
-            let mut disk = LockedDisk::open(target, &around.host)?;
+            let disk = LockedDisk::open(target, &around.host)?;
             progress(Phase::Proving);
-            match claimed(&disk.examine_claim()).map_err(ProvisionError::NotProven)? {
+            let another = |what: &str| Err(ProvisionError::TableNotRead(what.to_owned()));
+            match claimed(&disk.examine_claim()?).map_err(ProvisionError::NotProven)? {
+                Claimed::Committed { id, .. } if id != managed.claim => {
+                    return another("another claim");
+                }
                 Claimed::Committed {
                     whole: false,
                     only_ours: true,
                     ..
                 } => {
                     progress(Phase::Committing);
-                    disk = table::complete_commit(disk, &managed.claim)?;
+                    table::complete_commit(&disk, &managed.claim)?;
                 }
                 Claimed::Committed { .. } => {}
-                Claimed::Pending => {
-                    return Err(ProvisionError::TableNotRead(
-                        "the claim is not committed any more".to_owned(),
-                    ));
-                }
+                Claimed::Pending { .. } => return another("the claim is not committed any more"),
             }
-            let partition = table::open_partition(&disk)?;
+            let partition = table::open_partition(&disk, Stage::Committed)?;
             mount_committed(
                 &disk,
                 &partition,
@@ -176,14 +176,18 @@ pub fn execute(
     }
 }
 
-/// Journals what is about to be written, then writes the pending table.
+/// Journals what is about to be written, reserves the name, then writes the
+/// pending table.
 fn begin(
     proof: BlankProof,
     provision: &Provision,
     around: &Surroundings,
 ) -> Result<PendingDisk, ProvisionError> {
     let target = proof.target();
-    let claim = ClaimId::fresh(provision.name.clone());
+    let claim = provision
+        .begun
+        .clone()
+        .unwrap_or_else(|| ClaimId::fresh(provision.name.clone()));
     let pending = TableImage::build(target.geometry(), &claim, Stage::Pending)?;
     let committed = TableImage::build(target.geometry(), &claim, Stage::Committed)?;
     let entry = Entry::new(
@@ -194,19 +198,21 @@ fn begin(
         (&pending, &committed),
     );
     around.journal.record(&entry)?;
+    // The decision may be old: meanwhile another disk may have come by the name.
+    if let Err(error) = mount::reserve(&around.mount_root, &claim, provision.begun.is_some()) {
+        around.journal.forget(&claim)?;
+        return Err(error);
+    }
     proof.claim(claim, &pending)
 }
 
-/// From a pending claim to a mounted disk.
+/// From a complete filesystem under a pending claim to a mounted disk.
 fn finish(
     pending: PendingDisk,
     filesystem: Filesystem,
-    ground: Ground,
     around: &Surroundings,
     progress: &dyn Fn(Phase),
 ) -> Result<Mounted, ProvisionError> {
-    progress(Phase::Formatting);
-    mkfs::make(&pending, filesystem, ground)?;
     progress(Phase::Committing);
     mkfs::verify(&pending, filesystem)?;
     let claim = pending.claim().clone();
@@ -225,23 +231,30 @@ fn mount_committed(
     progress(Phase::Mounting);
     let path = mount::mount(disk, partition, claim, filesystem, &around.mount_root)?;
     // The claim on the disk says everything from here on.
-    around.journal.forget(claim)?;
+    if let Err(error) = around.journal.forget(claim) {
+        tracing::warn!(
+            error = chain(&error),
+            "an entry of the journal stays until the next round"
+        );
+    }
     Ok(Mounted {
         claim: claim.clone(),
         path,
     })
 }
 
-/// Claims that were begun on any disk. The table is recognised by its GUIDs,
-/// so an entry of another disk cannot match.
-fn begun_claims(around: &Surroundings) -> Result<Vec<ClaimId>, ProvisionError> {
+/// Claims that the journal says were begun on this disk.
+fn begun_claims(target: &Target, around: &Surroundings) -> Result<Vec<ClaimId>, ProvisionError> {
     let entries = around.journal.list();
     let entries = entries
         .known()
         .map_err(|why| ProvisionError::Unidentified(why.clone()))?;
+    let (wwn, serial) = target.identity();
     Ok(entries
         .iter()
-        .filter(|entry| entry.still_holds())
+        .filter(|entry| {
+            entry.still_holds() && entry.fits(target.geometry(), wwn.as_deref(), serial.as_deref())
+        })
         .map(|entry| entry.claim.clone())
         .collect())
 }

@@ -27,7 +27,7 @@ use crate::{
 /// # Errors
 /// The step that failed; nothing is mounted then.
 pub(super) fn mount(
-    _locked: &LockedDisk,
+    locked: &LockedDisk,
     partition: &Partition,
     claim: &ClaimId,
     filesystem: Filesystem,
@@ -54,10 +54,18 @@ pub(super) fn mount(
         options,
     )
     .map_err(|error| ProvisionError::io(format!("mount {}", place.display()))(error.into()))?;
-    match mounted_at(&place)? {
-        Some(there) if there.devno == partition.devno() => Ok(place),
-        other => Err(not_seen(&place, other.as_ref())),
+    // The host must see it: a mount that stays in this container serves
+    // nobody. Nor may it have come to lie on somebody else's.
+    let host = mounts_at(&locked.host().init_mountinfo(), &place)?;
+    if let [only] = host.as_slice()
+        && only.devno == partition.devno()
+    {
+        return Ok(place);
     }
+    nix::mount::umount2(&place, nix::mount::MntFlags::UMOUNT_NOFOLLOW).map_err(|error| {
+        ProvisionError::io(format!("take back the mount at {}", place.display()))(error.into())
+    })?;
+    Err(not_seen(&place, host.last()))
 }
 
 fn not_seen(place: &Path, there: Option<&Mount>) -> ProvisionError {
@@ -94,15 +102,41 @@ pub(super) fn check_filesystem(
 
 /// What is mounted at a path, as this process sees it.
 fn mounted_at(place: &Path) -> Result<Option<Mount>, ProvisionError> {
-    let table = read_mounts(Path::new("/proc/self/mountinfo"));
+    Ok(mounts_at(Path::new("/proc/self/mountinfo"), place)?.pop())
+}
+
+/// Every mount at a path, the topmost last.
+fn mounts_at(table: &Path, place: &Path) -> Result<Vec<Mount>, ProvisionError> {
+    let table = read_mounts(table);
     let mounts = table
         .known()
         .map_err(|why| ProvisionError::Unidentified(why.clone()))?;
     Ok(mounts
         .iter()
-        .rev()
-        .find(|mount| Path::new(&mount.mountpoint) == place)
-        .cloned())
+        .filter(|mount| Path::new(&mount.mountpoint) == place)
+        .cloned()
+        .collect())
+}
+
+/// Makes the directory that keeps a name for a disk, before anything is
+/// written to the disk: `mkdir` lets one of two win. `again` when the name was
+/// the disk's own already.
+///
+/// # Errors
+/// When the name is taken, or the directory cannot be made.
+pub(super) fn reserve(
+    mount_root: &Path,
+    claim: &ClaimId,
+    again: bool,
+) -> Result<(), ProvisionError> {
+    let place = mount_root.join(claim.name.as_str());
+    let step = |what: &str| ProvisionError::io(format!("{what} {}", place.display()));
+    fs::create_dir_all(mount_root).map_err(step("make the directory above"))?;
+    match DirBuilder::new().mode(0o000).create(&place) {
+        Ok(()) => Ok(()),
+        Err(error) if again && error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(step("reserve")(error)),
+    }
 }
 
 /// A directory that nothing can be written to while the disk is away: mode
@@ -115,10 +149,9 @@ fn prepare_mountpoint(mount_root: &Path, claim: &ClaimId) -> Result<PathBuf, Pro
     }
     fs::create_dir_all(mount_root).map_err(step("make the directory above"))?;
     match DirBuilder::new().mode(0o000).create(&place) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(step("make")(error));
-        }
-        Ok(()) | Err(_) => {}
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(step("make")(error)),
     }
     let directory = OpenOptions::new()
         .read(true)

@@ -3,8 +3,8 @@
 
 use super::{ExclusiveDisk, ProvisionError, Target};
 use crate::{
-    claim::{Claim, ClaimId, Table},
-    decide::{self, Claimed, Reason, Refusal},
+    claim::ClaimId,
+    decide::{self, Claimed, Left, Reason, Refusal},
     observe::medium::Depth,
 };
 
@@ -37,14 +37,16 @@ impl BlankProof {
     pub fn of(disk: ExclusiveDisk, journalled: &[ClaimId]) -> Result<Self, ProvisionError> {
         let mut medium = disk
             .disk()
-            .examine(journalled, Depth::Blankness, disk.file());
+            .examine(journalled, Depth::Blankness, disk.file())?;
         // That somebody holds it exclusively is true by now: we do.
         if let Some(content) = &mut medium.content {
             content.busy = crate::fact::Fact::Known(false);
         }
         decide::blank(&medium).map_err(ProvisionError::NotProven)?;
-        if disk.disk().partition().is_some() {
-            return Err(ProvisionError::NotProven(Reason::Partitioned.into()));
+        let partitions = disk.disk().partitions()?;
+        if !partitions.is_empty() {
+            let refusal = Refusal::new(Reason::Partitioned, partitions.join(" "));
+            return Err(ProvisionError::NotProven(refusal));
         }
         Ok(Self { disk })
     }
@@ -72,6 +74,7 @@ pub struct PendingProof {
     disk: ExclusiveDisk,
     claim: ClaimId,
     whole: bool,
+    left: Left,
 }
 
 impl PendingProof {
@@ -84,32 +87,30 @@ impl PendingProof {
         claim: &ClaimId,
         journalled: &[ClaimId],
     ) -> Result<Self, ProvisionError> {
-        let medium = disk.disk().examine(journalled, Depth::Claim, disk.file());
+        let medium = disk.disk().examine(journalled, Depth::Claim, disk.file())?;
+        let refused = |what| {
+            Err(ProvisionError::NotProven(Refusal::new(
+                Reason::ClaimDamaged,
+                what,
+            )))
+        };
         match decide::claimed(&medium).map_err(ProvisionError::NotProven)? {
-            Claimed::Pending => {}
-            Claimed::Committed { .. } => {
-                let refusal = Refusal::new(
-                    Reason::ClaimDamaged,
-                    "the claim is committed and is never formatted again",
-                );
-                return Err(ProvisionError::NotProven(refusal));
-            }
-        }
-        match medium.table.known() {
-            Ok(Table::Ours {
-                claim: Claim { id, .. },
-                whole,
-                ..
-            }) if id == claim => Ok(Self {
-                whole: *whole,
-                claim: claim.clone(),
+            Claimed::Pending { id, whole, left } if id == *claim => Ok(Self {
                 disk,
+                claim: id,
+                whole,
+                left,
             }),
-            Ok(_) | Err(_) => {
-                let refusal = Refusal::new(Reason::ClaimDamaged, "the disk carries another claim");
-                Err(ProvisionError::NotProven(refusal))
+            Claimed::Pending { .. } => refused("the disk carries another claim"),
+            Claimed::Committed { .. } => {
+                refused("the claim is committed and is never formatted again")
             }
         }
+    }
+
+    /// What the interrupted provisioning has left in the partition.
+    pub fn left(&self) -> Left {
+        self.left
     }
 
     /// The claim, whether its table is whole, and the disk.

@@ -8,15 +8,12 @@ use std::{
     time::Duration,
 };
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-
 use super::{
     BlankProof, ExclusiveDisk, LockedDisk, PendingProof, ProvisionError, exclusive::partition_name,
 };
 use crate::{
     claim::{ClaimId, Ends, Stage, Table, TableImage, partition_range},
-    decide::{self, Claimed},
-    observe::{device, medium, medium::Depth},
+    observe::{device, medium},
     sys,
     units::DevNo,
 };
@@ -71,7 +68,7 @@ impl BlankProof {
     ) -> Result<PendingDisk, ProvisionError> {
         let disk = self.into_disk();
         write_table(disk.file(), pending)?;
-        verify_table(&disk, &claim, Stage::Pending)?;
+        verify_table(disk.disk(), disk.file(), &claim, Stage::Pending)?;
         partitioned(disk, claim)
     }
 }
@@ -87,7 +84,7 @@ impl PendingProof {
             let pending =
                 TableImage::build(disk.disk().target().geometry(), &claim, Stage::Pending)?;
             write_table(disk.file(), &pending)?;
-            verify_table(&disk, &claim, Stage::Pending)?;
+            verify_table(disk.disk(), disk.file(), &claim, Stage::Pending)?;
         }
         partitioned(disk, claim)
     }
@@ -123,32 +120,49 @@ impl PendingDisk {
 ///
 /// # Errors
 /// When the disk is in use, or holds anything but this claim's own tables.
-pub(super) fn complete_commit(
-    disk: LockedDisk,
-    claim: &ClaimId,
-) -> Result<LockedDisk, ProvisionError> {
-    let file = disk.open_exclusively()?;
-    let medium = disk.examine(&[], Depth::Claim, &file);
-    match decide::claimed(&medium).map_err(ProvisionError::NotProven)? {
-        Claimed::Committed {
-            whole: false,
+pub(super) fn complete_commit(disk: &LockedDisk, claim: &ClaimId) -> Result<(), ProvisionError> {
+    commit_table(disk, claim, Stage::Committed)
+}
+
+/// Writes the committed table over what is found to be this claim's own, at
+/// that stage, and nothing else. The disk was not held exclusively while mkfs
+/// ran, so it is read again first.
+fn commit_table(disk: &LockedDisk, claim: &ClaimId, from: Stage) -> Result<(), ProvisionError> {
+    let file = open_exclusively_soon(disk)?;
+    match disk.read_table(&file)?.known() {
+        Ok(Table::Ours {
+            claim: found,
             only_ours: true,
             ..
-        } => {
-            let committed = TableImage::build(disk.target().geometry(), claim, Stage::Committed)?;
-            write_table(&file, &committed)?;
-        }
-        Claimed::Committed { .. } | Claimed::Pending => {}
+        }) if found.id == *claim && found.stage == from => {}
+        other => return Err(ProvisionError::TableNotRead(format!("{other:?}"))),
     }
-    Ok(disk)
+    let committed = TableImage::build(disk.target().geometry(), claim, Stage::Committed)?;
+    write_table(&file, &committed)?;
+    verify_table(disk, &file, claim, Stage::Committed)
+}
+
+/// Others may hold the disk for a moment, to look at it: that is no reason to
+/// make the filesystem once more.
+fn open_exclusively_soon(disk: &LockedDisk) -> Result<File, ProvisionError> {
+    let mut attempt = 0;
+    loop {
+        match disk.open_exclusively() {
+            Err(ProvisionError::Held { .. }) if attempt < NODE_ATTEMPTS => {
+                attempt += 1;
+                thread::sleep(NODE_PAUSE);
+            }
+            other => return other,
+        }
+    }
 }
 
 /// The partition of a claimed disk, made known to the kernel where it is not.
-pub(super) fn open_partition(disk: &LockedDisk) -> Result<Partition, ProvisionError> {
+pub(super) fn open_partition(disk: &LockedDisk, stage: Stage) -> Result<Partition, ProvisionError> {
     let target = disk.target();
     let range = partition_range(target.geometry())
         .ok_or_else(|| ProvisionError::TableNotRead("no room for a partition".to_owned()))?;
-    if disk.partition().is_none() {
+    if disk.partition()?.is_none() {
         sys::add_partition(disk.locked_file(), 1, range.start, range.end - range.start)
             .map_err(ProvisionError::io("tell the kernel of the partition"))?;
     }
@@ -159,8 +173,11 @@ pub(super) fn open_partition(disk: &LockedDisk) -> Result<Partition, ProvisionEr
         device.start.known().map_err(known)?,
         device.size.known().map_err(known)?,
     );
-    // The end may have moved when the disk grew; the start never does.
-    if *place.0 != Some(range.start) || device.parent.as_deref() != Some(target.name()) {
+    // A committed partition may have grown with its disk; a pending one is
+    // what we wrote, or the kernel knows another table than the disk carries.
+    let in_place = *place.0 == Some(range.start) && device.parent.as_deref() == Some(target.name());
+    let whole = *place.1 == range.end - range.start;
+    if !in_place || (stage == Stage::Pending && !whole) {
         return Err(ProvisionError::TableNotRead(format!(
             "the kernel has {name} at {place:?}"
         )));
@@ -193,7 +210,7 @@ pub(super) fn open_partition(disk: &LockedDisk) -> Result<Partition, ProvisionEr
 /// partition in between makes mkfs fail with EBUSY. What is on the partition
 /// at this moment is nothing but our own pending claim's.
 fn partitioned(disk: ExclusiveDisk, claim: ClaimId) -> Result<PendingDisk, ProvisionError> {
-    let partition = open_partition(disk.disk())?;
+    let partition = open_partition(disk.disk(), Stage::Pending)?;
     let disk = disk.into_locked();
     Ok(PendingDisk {
         disk,
@@ -225,12 +242,13 @@ fn write(disk: &File, bytes: &[u8], at: u64, step: &'static str) -> Result<(), P
     nix::unistd::fsync(disk.as_fd()).map_err(|error| ProvisionError::io(step)(error.into()))
 }
 
-fn verify_table(disk: &ExclusiveDisk, claim: &ClaimId, stage: Stage) -> Result<(), ProvisionError> {
-    // What was written is on the medium: forget the cached copy and read that.
-    posix_fadvise(disk.file(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
-        .map_err(|error| ProvisionError::io("drop cached blocks")(error.into()))?;
-    let medium = disk.disk().examine(&[], Depth::Claim, disk.file());
-    match medium.table.known() {
+fn verify_table(
+    disk: &LockedDisk,
+    through: &File,
+    claim: &ClaimId,
+    stage: Stage,
+) -> Result<(), ProvisionError> {
+    match disk.read_table(through)?.known() {
         Ok(Table::Ours {
             claim: found,
             whole: true,

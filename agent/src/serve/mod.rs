@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    config::Settings,
+    config::{Mode, Settings},
     decide::Verdict,
     report::{Report, Round, degraded, now},
 };
@@ -203,11 +203,13 @@ fn checks(shared: &Shared) -> Vec<Check> {
             detail.join("; ")
         },
     });
+    // Observing, the agent mounts nothing and is ready to observe.
+    let enforce = shared.settings.mode == Mode::Enforce;
     let unmounted: Vec<String> = round
         .verdicts
         .iter()
         .filter_map(|(disk, verdict)| match verdict {
-            Verdict::Managed(managed) if !managed.mounted => {
+            Verdict::Managed(managed) if !managed.mounted && enforce => {
                 Some(format!("{} ({disk})", managed.claim.name))
             }
             Verdict::Managed(_)
@@ -223,6 +225,28 @@ fn checks(shared: &Shared) -> Vec<Check> {
             "every disk of ours is mounted".to_owned()
         } else {
             format!("not mounted: {}", unmounted.join(", "))
+        },
+    });
+    let broken: Vec<String> = round
+        .verdicts
+        .iter()
+        .filter_map(|(disk, verdict)| match verdict {
+            Verdict::Refused(refusal) if refusal.reason.is_about_ours() => {
+                Some(format!("{disk}: {refusal}"))
+            }
+            Verdict::Refused(_)
+            | Verdict::Managed(_)
+            | Verdict::Provision(_)
+            | Verdict::Resume(_) => None,
+        })
+        .collect();
+    checks.push(Check {
+        name: "claims",
+        ok: broken.is_empty(),
+        detail: if broken.is_empty() {
+            "none in doubt".to_owned()
+        } else {
+            broken.join("; ")
         },
     });
     let failing: Vec<String> = round

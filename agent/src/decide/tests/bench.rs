@@ -12,8 +12,9 @@ use crate::{
     journal::Entry,
     observe::{
         Device, Inventory, Medium, Transport, UdevRecord,
-        medium::Content,
+        medium::{Content, Inside},
         signature::{Found, Signature},
+        superblock::Progress,
         tables::{Mount, Swap},
     },
     units::{DevNo, DiskName, Filesystem},
@@ -38,7 +39,7 @@ impl Bench {
             host_mounts: Fact::Known(vec![mount(devno(8, 1), "/")]),
             own_mounts: Fact::Known(vec![mount(devno(0, 44), "/")]),
             swaps: Fact::Known(Vec::new()),
-            udevd: Fact::Known(()),
+            udevd: Fact::Known(true),
             media: BTreeMap::new(),
             mountpoints: Fact::Known(BTreeMap::new()),
             journal: Fact::Known(Vec::new()),
@@ -107,7 +108,7 @@ impl Bench {
                 whole: true,
                 only_ours: true,
             }),
-            partition: Some(Fact::Known(inside)),
+            partition: Some(inside_of(Fact::Known(inside))),
             content: None,
         };
         self.inventory
@@ -309,4 +310,15 @@ pub(super) fn entry(claim: ClaimId, filesystem: Filesystem) -> Entry {
     let image = |stage| TableImage::build(geometry, &claim, stage).expect("a table");
     let tables = (&image(Stage::Pending), &image(Stage::Committed));
     Entry::new(claim.clone(), geometry, (None, None), filesystem, tables)
+}
+
+/// The inside of a claimed partition where nothing else speaks against it.
+pub(super) fn inside_of(signature: Fact<Signature>) -> Inside {
+    Inside {
+        signature,
+        progress: Some(Fact::Known(Progress::Unused)),
+        residue: Some(Fact::Known(None)),
+        around: Some(Fact::Known(None)),
+        journalled: false,
+    }
 }

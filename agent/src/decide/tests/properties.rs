@@ -15,8 +15,9 @@ use crate::{
     fact::Fact,
     observe::{
         Device, Medium, Mountpoint, Transport, UdevRecord,
-        medium::{Content, Depth},
+        medium::{Content, Depth, Inside},
         signature::Signature,
+        superblock::Progress,
         tables::Mount,
     },
     units::{DiskName, Filesystem},
@@ -163,7 +164,23 @@ fn any_claim(at: usize) -> BoxedStrategy<Medium> {
     };
     let id = prop_oneof![20 => Just(own), 1 => Just(claim_id()), 1 => Just(renamed)];
     let stage = prop_oneof![Just(Stage::Pending), Just(Stage::Committed)];
-    let inside = prop_oneof![9 => any_inside(guid).prop_map(Fact::Known), 1 => Just(lost())];
+    let signature = prop_oneof![9 => any_inside(guid).prop_map(Fact::Known), 1 => Just(lost())];
+    let place = || prop_oneof![6 => Just(Some(Fact::Known(None))), 1 => Just(Some(Fact::Known(Some(4096)))), 1 => Just(Some(lost())), 1 => Just(None)];
+    let progress = prop_oneof![
+        4 => Just(Some(Fact::Known(Progress::Unused))),
+        1 => Just(Some(Fact::Known(Progress::Finished))),
+        1 => Just(Some(lost())),
+        1 => Just(None),
+    ];
+    let inside = (signature, progress, place(), place(), any::<bool>()).prop_map(
+        |(signature, progress, residue, around, journalled)| Inside {
+            signature,
+            progress,
+            residue,
+            around,
+            journalled,
+        },
+    );
     (
         id,
         stage,
@@ -260,7 +277,7 @@ fn any_bench() -> BoxedStrategy<Bench> {
         kept,
         mostly(BTreeMap::new(), vec![witness]),
         mostly(Vec::new(), vec![journal]),
-        prop_oneof![9 => Just(Fact::Known(())), 1 => Just(lost())],
+        prop_oneof![8 => Just(Fact::Known(true)), 1 => Just(Fact::Known(false)), 1 => Just(lost())],
         any::<bool>(),
         0..60_u8,
     );
@@ -378,7 +395,7 @@ fn objections(bench: &Bench, disk: &Device) -> Vec<&'static str> {
         ),
         (disk.udev.known().is_ok(), "udev"),
         (
-            inventory.udevd.known().is_err() || record(|r| r.initialized),
+            inventory.udevd == Fact::Known(false) || record(|r| r.initialized),
             "udev pending",
         ),
         (
