@@ -50,12 +50,12 @@ enum News {
 }
 
 /// When to look again if nothing rings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum NextRound {
     /// A full pass, at the timer.
     AtTimer,
-    /// The tables and known doubts, this much later.
-    After(Duration),
+    /// These devices, this much later.
+    After(Duration, Dirty),
 }
 
 /// The loop and what it remembers from round to round.
@@ -73,6 +73,8 @@ pub struct Reconciler {
     verdicts: BTreeMap<String, Verdict>,
     /// Devices to look at again when the work on their disk is done.
     aside: BTreeSet<String>,
+    /// Rounds in a row in which udevd was not done with some disk.
+    udev_waits: u32,
     rounds: u64,
     /// What Longhorn has registered on this node, as last heard.
     longhorn: watch::Receiver<View>,
@@ -100,6 +102,7 @@ impl Reconciler {
             published,
             verdicts: BTreeMap::new(),
             aside: BTreeSet::new(),
+            udev_waits: 0,
             rounds: 0,
             longhorn: watch_longhorn(&settings),
             settings,
@@ -138,9 +141,9 @@ impl Reconciler {
             }
             let next = self.round(&dirty).await;
             dirty = Dirty::nothing();
-            let deadline = match next {
-                NextRound::AtTimer => timer,
-                NextRound::After(pause) => timer.min(Instant::now() + pause),
+            let (deadline, doubtful) = match next {
+                NextRound::AtTimer => (timer, Dirty::nothing()),
+                NextRound::After(pause, doubtful) => (timer.min(Instant::now() + pause), doubtful),
             };
             // Every branch is cancel safe: sockets, channels and timers keep
             // what they have until it is taken.
@@ -163,9 +166,7 @@ impl Reconciler {
                         self.publish_operations();
                     }
                     () = tokio::time::sleep_until(deadline.into()) => {
-                        if Instant::now() >= timer {
-                            dirty = Dirty::Everything;
-                        }
+                        dirty = if Instant::now() >= timer { Dirty::Everything } else { dirty.and(doubtful) };
                         break;
                     }
                     _ = stop.changed() => {
@@ -273,15 +274,29 @@ impl Reconciler {
         next
     }
 
-    fn next_round(&self, verdicts: &BTreeMap<String, Verdict>) -> NextRound {
-        let pending = verdicts.values().any(|verdict| {
-            matches!(verdict, Verdict::Refused(refusal) if refusal.reason == Reason::UdevPending)
-        });
+    fn next_round(&mut self, verdicts: &BTreeMap<String, Verdict>) -> NextRound {
+        // Where udevd's own events do not reach us, its record is read again,
+        // ever more seldom for a disk that it does not get done with.
+        let pending: BTreeSet<String> = verdicts
+            .iter()
+            .filter(|(_, verdict)| {
+                matches!(verdict, Verdict::Refused(refusal) if refusal.reason == Reason::UdevPending)
+            })
+            .map(|(disk, _)| disk.clone())
+            .collect();
+        self.udev_waits = if pending.is_empty() {
+            0
+        } else {
+            self.udev_waits.saturating_add(1)
+        };
+        let factor = 1_u32
+            .checked_shl(self.udev_waits.saturating_sub(4))
+            .unwrap_or(u32::MAX);
+        let udev = (!pending.is_empty()).then(|| UDEV_PAUSE.saturating_mul(factor));
         let now = Instant::now();
         let retry = self.backoff.next(now).map(|again| again - now);
-        let udev = pending.then_some(UDEV_PAUSE);
         match [retry, udev].into_iter().flatten().min() {
-            Some(pause) => NextRound::After(pause),
+            Some(pause) => NextRound::After(pause, Dirty::Devices(pending)),
             None => NextRound::AtTimer,
         }
     }

@@ -9,6 +9,10 @@ use crate::Case;
 pub const CASES: &[Case] = &[
     ("an_occupied_port_is_a_one_line_error", occupied_port),
     (
+        "in_a_plain_container_plan_says_what_it_cannot_see_and_takes_nothing",
+        plain_container,
+    ),
+    (
         "a_missing_mkfs_leaves_the_disk_as_it_was_and_is_named",
         missing_mkfs,
     ),
@@ -51,5 +55,30 @@ fn missing_mkfs(lab: &Lab) -> Result<()> {
     );
     node.vm.sh("mv /root/mkfs.ext4 /usr/sbin/")?;
     node.wait_mounted(&["/mnt/longhorn/vdb1"])?;
+    Ok(())
+}
+
+/// What a container without any of the host's trees sees: a root of its own on
+/// overlay, its own /proc, the host's /sys, an empty /dev, no udevd.
+fn plain_container(lab: &Lab) -> Result<()> {
+    let mut node = Node::boot(lab.machine("container").disk(Disk::virtio("alpha").gib(12)))?;
+    let plan = node.vm.sh("cd /run && mkdir -p c/upper c/work c/root
+         mount -t overlay overlay -o lowerdir=/,upperdir=/run/c/upper,workdir=/run/c/work c/root
+         unshare --mount --pid --fork --root=/run/c/root sh -c '
+             mount -t proc proc /proc && mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /dev
+             disk-discovery plan -o json'")?;
+    let plan = vm_tests::Disks::parse(&plan)?;
+    ensure!(
+        plan.field("vdb", "reason") == "system-disk-unresolved",
+        "{:#}",
+        plan.0
+    );
+    ensure!(plan.degraded() == ["udev-missing"], "{:?}", plan.degraded());
+    // The same disk is blank to a plan on the host.
+    ensure!(
+        node.plan()?.field("vdb", "verdict") == "provision",
+        "{:#}",
+        plan.0
+    );
     Ok(())
 }

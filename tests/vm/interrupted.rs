@@ -22,6 +22,10 @@ pub const CASES: &[Case] = &[
         "sigkill_while_formatting_leaves_no_mkfs_behind_and_is_resumed",
         sigkill,
     ),
+    (
+        "a_used_filesystem_under_a_pending_claim_is_kept_and_committed",
+        used_while_pending,
+    ),
 ];
 
 /// A node in the middle of mkfs, on a disk that is slow to write.
@@ -100,4 +104,43 @@ fn resumed(mut node: Node) -> Result<()> {
     node.vm
         .sh("systemctl stop disk-discovery && umount /mnt/longhorn/vdb1 && e2fsck -fn /dev/vdb1")
         .map(drop)
+}
+
+/// As if every commit had failed, and somebody had mounted the disk by hand
+/// and stored something.
+fn used_while_pending(lab: &Lab) -> Result<()> {
+    let mut node = formatting(lab, "used-pending")?;
+    let copy = |from: &str, to: &str| {
+        let ends = [(0_u64, 34), ((12_u64 << 30) / 512 - 33, 33)];
+        let dd = ends.map(|(at, count)| {
+            let (skip, seek) = if from == "/dev/vdb" { (at, 0) } else { (0, at) };
+            let name = |path: &str| if path == "/dev/vdb" { path.to_owned() } else { format!("{path}.{count}") };
+            format!(
+                "dd if={} of={} bs=512 count={count} skip={skip} seek={seek} conv=notrunc,fsync status=none",
+                name(from),
+                name(to)
+            )
+        });
+        dd.join(" && ")
+    };
+    node.vm.sh(&copy("/dev/vdb", "/root/pending"))?;
+    throttle(&mut node, 0)?;
+    node.wait_mounted(&["/mnt/longhorn/vdb1"])?;
+    node.vm
+        .sh("echo precious > /mnt/longhorn/vdb1/data && sync")?;
+    node.vm
+        .sh("systemctl stop disk-discovery && umount /mnt/longhorn/vdb1")?;
+    node.vm.sh(&format!(
+        "{} && udevadm settle",
+        copy("/root/pending", "/dev/vdb")
+    ))?;
+    let plan = node.plan()?;
+    ensure!(plan.field("vdb", "verdict") == "resume", "{:#}", plan.0);
+    node.start_agent()?;
+    node.wait_mounted(&["/mnt/longhorn/vdb1"])?;
+    let kept = node
+        .vm
+        .sh("cat /mnt/longhorn/vdb1/data && lsblk -dnro PARTLABEL /dev/vdb1")?;
+    ensure!(kept.starts_with("precious"), "{kept}");
+    Ok(())
 }

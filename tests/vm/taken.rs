@@ -20,6 +20,10 @@ pub const CASES: &[Case] = &[
     ("without_udevd_the_medium_alone_decides", without_udevd),
     ("observe_and_plan_write_nothing", observe),
     ("sixteen_disks_at_once_are_all_mounted", sixteen),
+    (
+        "in_a_network_namespace_without_udevds_events_a_new_disk_is_taken",
+        own_network,
+    ),
 ];
 
 fn whole_story(lab: &Lab) -> Result<()> {
@@ -218,5 +222,22 @@ fn sixteen(lab: &Lab) -> Result<()> {
     // None was lost on the way or needed a second attempt.
     let log = node.log()?;
     ensure!(!log.contains("not finished"), "{log}");
+    Ok(())
+}
+
+/// As in a pod without the host's network: the kernel's events come through,
+/// udevd's do not.
+fn own_network(lab: &Lab) -> Result<()> {
+    let mut node = Node::boot(lab.machine("own-network"))?;
+    node.vm.sh(
+        "ip netns add pod
+         nsenter --net=/run/netns/pod disk-discovery run --mode enforce --interval 1h >/run/agent.log 2>&1 &
+         for i in $(seq 100); do grep -q decided /run/agent.log && exit 0; sleep 0.1; done; exit 1",
+    )?;
+    node.vm.plug(Disk::virtio("late").gib(12))?;
+    let mounted = node.vm.run(
+        "for i in $(seq 300); do findmnt /mnt/longhorn/vdb1 && exit 0; sleep 0.1; done; cat /run/agent.log; exit 1",
+    )?;
+    ensure!(mounted.success(), "{}", mounted.stdout);
     Ok(())
 }

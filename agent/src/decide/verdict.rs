@@ -1,0 +1,93 @@
+//! The decision on a device, as data.
+
+use serde::Serialize;
+
+use super::Refusal;
+use crate::{
+    claim::ClaimId,
+    units::{DiskName, Filesystem},
+};
+
+/// The decision on a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It carries our committed claim.
+    Managed(Managed),
+    /// It looks blank and may be provisioned, after the proof on the open disk.
+    Provision(Provision),
+    /// We began and were interrupted.
+    Resume(Resume),
+    /// It is left alone.
+    Refused(Refusal),
+}
+
+/// A disk of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Managed {
+    /// Its claim.
+    pub claim: ClaimId,
+    /// What its partition holds.
+    pub filesystem: Filesystem,
+    /// Mounted where it belongs.
+    pub mounted: bool,
+    /// Both copies of the table say committed; otherwise the commit was
+    /// interrupted and is completed.
+    pub committed_whole: bool,
+}
+
+/// A disk that may be provisioned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provision {
+    /// Its name for life.
+    pub name: DiskName,
+    /// What it is given.
+    pub filesystem: Filesystem,
+    /// The claim that an earlier start journalled and never wrote: it is used
+    /// now, so that its name is not lost.
+    pub begun: Option<ClaimId>,
+}
+
+/// A disk whose provisioning is finished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resume {
+    /// The claim that it carries already.
+    pub claim: ClaimId,
+    /// What it is given.
+    pub filesystem: Filesystem,
+}
+
+/// What a verdict comes down to, for people and machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerdictKind {
+    /// [`Verdict::Managed`].
+    Managed,
+    /// [`Verdict::Provision`].
+    Provision,
+    /// [`Verdict::Resume`].
+    Resume,
+    /// [`Verdict::Refused`].
+    Refused,
+}
+
+impl Verdict {
+    /// Without its particulars.
+    pub fn kind(&self) -> VerdictKind {
+        match self {
+            Self::Managed(_) => VerdictKind::Managed,
+            Self::Provision(_) => VerdictKind::Provision,
+            Self::Resume(_) => VerdictKind::Resume,
+            Self::Refused(_) => VerdictKind::Refused,
+        }
+    }
+
+    /// The name for life, where there is one.
+    pub fn disk_name(&self) -> Option<&DiskName> {
+        match self {
+            Self::Managed(managed) => Some(&managed.claim.name),
+            Self::Provision(provision) => Some(&provision.name),
+            Self::Resume(resume) => Some(&resume.claim.name),
+            Self::Refused(_) => None,
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! `/healthz` and `/readyz`.
+
+use std::time::Duration;
+
+use axum::{
+    extract::{Query, State},
+    response::Response,
+};
+use serde::Deserialize;
+
+use super::{Shared, text};
+use crate::{
+    config::Mode,
+    decide::Verdict,
+    report::{degraded, now},
+};
+
+/// A named condition of `/readyz`.
+#[derive(Debug)]
+struct Check {
+    name: &'static str,
+    ok: bool,
+    detail: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ReadyQuery {
+    verbose: Option<String>,
+}
+
+/// The loop is alive: it finished a round not too long ago.
+pub(super) async fn healthz(State(shared): State<Shared>) -> Response {
+    let (ok, detail) = loop_alive(&shared);
+    text(ok, detail)
+}
+
+fn loop_alive(shared: &Shared) -> (bool, String) {
+    let interval = shared.settings.interval;
+    // A first round that takes long, or a disk that answers slowly, is no
+    // reason to be killed.
+    let allowed = interval * 3 + Duration::from_mins(2);
+    let age = match shared.rounds.borrow().as_ref() {
+        Some(round) => Duration::from_secs(now().saturating_sub(round.cost.finished_at)),
+        None => return (true, "ok: the first round is under way".to_owned()),
+    };
+    if age <= allowed {
+        (true, format!("ok: last round {} s ago", age.as_secs()))
+    } else {
+        (
+            false,
+            format!(
+                "the last round was {} s ago, allowed are {} s",
+                age.as_secs(),
+                allowed.as_secs()
+            ),
+        )
+    }
+}
+
+/// All is well: each check by name with `?verbose`.
+pub(super) async fn readyz(
+    State(shared): State<Shared>,
+    Query(query): Query<ReadyQuery>,
+) -> Response {
+    let checks = checks(&shared);
+    let ok = checks.iter().all(|check| check.ok);
+    let failed = || checks.iter().filter(|check| !check.ok);
+    let body = if query.verbose.is_some() {
+        checks
+            .iter()
+            .map(|check| {
+                format!(
+                    "[{}] {}: {}\n",
+                    if check.ok { "+" } else { "-" },
+                    check.name,
+                    check.detail
+                )
+            })
+            .collect()
+    } else if ok {
+        "ok".to_owned()
+    } else {
+        failed()
+            .map(|check| format!("{}: {}\n", check.name, check.detail))
+            .collect()
+    };
+    text(ok, body)
+}
+
+fn checks(shared: &Shared) -> Vec<Check> {
+    let (alive, detail) = loop_alive(shared);
+    let mut checks = vec![Check {
+        name: "loop",
+        ok: alive,
+        detail,
+    }];
+    let Some(round) = shared.rounds.borrow().clone() else {
+        checks.push(Check {
+            name: "first-round",
+            ok: false,
+            detail: "not finished yet".to_owned(),
+        });
+        return checks;
+    };
+    checks.push(Check {
+        name: "first-round",
+        ok: true,
+        detail: "finished".to_owned(),
+    });
+    let degraded = degraded(&round.inventory);
+    let detail = degraded
+        .iter()
+        .map(|state| format!("{}: {}", state.code, state.detail))
+        .collect::<Vec<_>>();
+    // Without udevd the agent does all it promises, by the medium alone.
+    let blind = degraded.iter().any(|state| state.code != "udev-missing");
+    checks.push(Check {
+        name: "facts",
+        ok: !blind,
+        detail: if detail.is_empty() {
+            "all readable".to_owned()
+        } else {
+            detail.join("; ")
+        },
+    });
+    // Observing, the agent mounts nothing and is ready to observe.
+    let enforce = shared.settings.mode == Mode::Enforce;
+    let unmounted: Vec<String> = round
+        .verdicts
+        .iter()
+        .filter_map(|(disk, verdict)| match verdict {
+            Verdict::Managed(managed) if !managed.mounted && enforce => {
+                Some(format!("{} ({disk})", managed.claim.name))
+            }
+            Verdict::Managed(_)
+            | Verdict::Provision(_)
+            | Verdict::Resume(_)
+            | Verdict::Refused(_) => None,
+        })
+        .collect();
+    checks.push(Check {
+        name: "mounts",
+        ok: unmounted.is_empty(),
+        detail: if unmounted.is_empty() {
+            "every disk of ours is mounted".to_owned()
+        } else {
+            format!("not mounted: {}", unmounted.join(", "))
+        },
+    });
+    let broken: Vec<String> = round
+        .verdicts
+        .iter()
+        .filter_map(|(disk, verdict)| match verdict {
+            Verdict::Refused(refusal) if refusal.reason.is_about_ours() => {
+                Some(format!("{disk}: {refusal}"))
+            }
+            Verdict::Refused(_)
+            | Verdict::Managed(_)
+            | Verdict::Provision(_)
+            | Verdict::Resume(_) => None,
+        })
+        .collect();
+    checks.push(Check {
+        name: "claims",
+        ok: broken.is_empty(),
+        detail: if broken.is_empty() {
+            "none in doubt".to_owned()
+        } else {
+            broken.join("; ")
+        },
+    });
+    let failing: Vec<String> = round
+        .operations
+        .iter()
+        .filter_map(|(disk, operation)| Some(format!("{disk}: {}", operation.error.as_ref()?)))
+        .collect();
+    checks.push(Check {
+        name: "operations",
+        ok: failing.is_empty(),
+        detail: if failing.is_empty() {
+            "none failing".to_owned()
+        } else {
+            failing.join("; ")
+        },
+    });
+    // Disks are mounted and served with or without it, so it is told, not asked.
+    checks.push(Check {
+        name: "longhorn",
+        ok: true,
+        detail: round.longhorn.to_string(),
+    });
+    checks
+}
