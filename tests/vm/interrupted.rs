@@ -26,6 +26,10 @@ pub const CASES: &[Case] = &[
         "a_used_filesystem_under_a_pending_claim_is_kept_and_committed",
         used_while_pending,
     ),
+    (
+        "a_table_that_somebody_writes_while_mkfs_runs_is_not_overwritten",
+        table_changed,
+    ),
 ];
 
 /// A node in the middle of mkfs, on a disk that is slow to write.
@@ -142,5 +146,29 @@ fn used_while_pending(lab: &Lab) -> Result<()> {
         .vm
         .sh("cat /mnt/longhorn/vdb1/data && lsblk -dnro PARTLABEL /dev/vdb1")?;
     ensure!(kept.starts_with("precious"), "{kept}");
+    Ok(())
+}
+
+/// With a tool that respects no lock, while mkfs holds only the partition.
+fn table_changed(lab: &Lab) -> Result<()> {
+    let mut node = formatting(lab, "table-changed")?;
+    node.vm.sh("pkill -STOP -x mkfs.ext4")?;
+    throttle(&mut node, 0)?;
+    node.vm
+        .sh("sgdisk -c 1:mine /dev/vdb && pkill -CONT -x mkfs.ext4")?;
+    let failed = |disks: &vm_tests::Disks| disks.field("vdb", "verdict") == "refused";
+    let disks = node.wait_until("the disk is left alone", failed)?;
+    ensure!(
+        disks.field("vdb", "reason") == "partitioned",
+        "{:#}",
+        disks.0
+    );
+    ensure!(
+        node.log()?.contains("read back is not the one written"),
+        "{}",
+        node.log()?
+    );
+    let name = node.vm.sh("sgdisk -i 1 /dev/vdb | grep 'Partition name'")?;
+    ensure!(name.contains("mine"), "{name}");
     Ok(())
 }

@@ -108,10 +108,7 @@ impl PendingDisk {
     /// When a write fails; the claim then reads as pending or committed, and
     /// either is safe: the filesystem is complete.
     pub(super) fn commit(self) -> Result<(LockedDisk, Partition), ProvisionError> {
-        let disk = self.disk.open_exclusively()?;
-        let committed =
-            TableImage::build(self.disk.target().geometry(), &self.claim, Stage::Committed)?;
-        write_table(&disk, &committed)?;
+        commit_table(&self.disk, &self.claim, Stage::Pending)?;
         Ok((self.disk, self.partition))
     }
 }
