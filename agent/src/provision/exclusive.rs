@@ -26,8 +26,8 @@ use crate::{
 };
 
 /// udevd holds a shared lock while it probes a disk; it is done within this.
-const LOCK_ATTEMPTS: u32 = 150;
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
+const LOCK_ATTEMPTS: u32 = 1500;
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
 /// The disk that a decision was made on, as it was observed then.
 #[derive(Debug, Clone)]

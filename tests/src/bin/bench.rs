@@ -141,6 +141,9 @@ fn provision_one(lab: &Lab) -> Result<Vec<Figures>> {
         node.wait_until("it answers", |_| true)?;
         let name = format!("ours{turn}");
         node.vm.plug(Disk::scsi(&name).gib(12))?;
+        // No question to the guest meanwhile: answering costs it more than
+        // what is measured.
+        thread::sleep(Duration::from_secs(5));
         let device = node.vm.kernel_name(&name)?;
         node.wait_mounted(&[&format!("/mnt/longhorn/{device}1")])?;
         let taken = visible_to_mounted(&mut node, &device)?;
