@@ -30,6 +30,10 @@ pub const CASES: &[Case] = &[
         "a_table_that_somebody_writes_while_mkfs_runs_is_not_overwritten",
         table_changed,
     ),
+    (
+        "an_old_journal_entry_of_a_mounted_disk_is_forgotten",
+        old_entry,
+    ),
 ];
 
 /// A node in the middle of mkfs, on a disk that is slow to write.
@@ -170,5 +174,22 @@ fn table_changed(lab: &Lab) -> Result<()> {
     );
     let name = node.vm.sh("sgdisk -i 1 /dev/vdb | grep 'Partition name'")?;
     ensure!(name.contains("mine"), "{name}");
+    Ok(())
+}
+
+/// As if the agent had been killed between its mount and its last step.
+fn old_entry(lab: &Lab) -> Result<()> {
+    let mut node = formatting(lab, "old-entry")?;
+    let journal = "/var/lib/disk-discovery/journal";
+    node.vm.sh(&format!("cp {journal}/*.json /root/"))?;
+    throttle(&mut node, 0)?;
+    node.wait_mounted(&["/mnt/longhorn/vdb1"])?;
+    node.vm.sh(&format!(
+        "systemctl stop disk-discovery && cp /root/*.json {journal}/"
+    ))?;
+    node.start_agent()?;
+    node.wait_mounted(&["/mnt/longhorn/vdb1"])?;
+    let left = node.vm.sh(&format!("ls {journal}"))?;
+    ensure!(left.trim().is_empty(), "{left}");
     Ok(())
 }
