@@ -25,7 +25,7 @@ use crate::{
     units::{DiskName, Filesystem},
 };
 use claimed::mounted_in_place;
-use names::{begun_claim, free_name, taken_names};
+use names::{begun_claim, free_name, refuse_shared_names, taken_names};
 use view::View;
 
 /// Disks whose medium the decision needs, and how much of it.
@@ -79,14 +79,16 @@ pub fn journalled(inventory: &Inventory, disk: &Device) -> Vec<ClaimId> {
 pub fn decide(inventory: &Inventory, policy: &Policy) -> BTreeMap<String, Verdict> {
     let view = View::new(inventory, policy);
     let taken = taken_names(&view);
-    inventory
+    let mut verdicts = inventory
         .devices
         .values()
         .map(|device| {
             let verdict = judge(&view, device, &taken).unwrap_or_else(Verdict::Refused);
             (device.name.clone(), verdict)
         })
-        .collect()
+        .collect();
+    refuse_shared_names(&mut verdicts);
+    verdicts
 }
 
 /// Whether what was read on the exclusively opened disk proves it blank. The
@@ -123,7 +125,11 @@ fn before_medium(view: &View<'_>, disk: &Device) -> Result<(), Refusal> {
 }
 
 /// The chain of refusals. What reaches the end may be provisioned.
-fn judge(view: &View<'_>, device: &Device, taken: &BTreeSet<DiskName>) -> Result<Verdict, Refusal> {
+fn judge(
+    view: &View<'_>,
+    device: &Device,
+    taken: &Result<BTreeSet<DiskName>, Refusal>,
+) -> Result<Verdict, Refusal> {
     gates::kind(view, device)?;
     if let Some(claim) = view.claim_of(&device.name) {
         return ours(view, device, claim);
@@ -139,10 +145,10 @@ fn judge(view: &View<'_>, device: &Device, taken: &BTreeSet<DiskName>) -> Result
     blank(medium)?;
     gates::udev_agrees(device)?;
     gates::witness_agrees(view, device)?;
-    let begun = begun_claim(view, device);
+    let begun = begun_claim(view, device)?;
     let name = match &begun {
         Some(claim) => claim.name.clone(),
-        None => free_name(view, device, taken)?,
+        None => free_name(device, taken.as_ref().map_err(Clone::clone)?)?,
     };
     Ok(Verdict::Provision(Provision {
         name,
@@ -175,19 +181,12 @@ fn ours(view: &View<'_>, disk: &Device, claim: &Claim) -> Result<Verdict, Refusa
                 filesystem,
             }))
         }
-        Claimed::Committed {
-            filesystem,
-            whole,
-            only_ours,
-            id: _,
-        } => {
+        Claimed::Committed { filesystem, .. } => {
             let mounted = mounted_in_place(view, disk, claim)?;
-            let committed_whole = whole || !only_ours;
             Ok(Verdict::Managed(Managed {
                 claim: claim.id.clone(),
                 filesystem,
                 mounted,
-                committed_whole,
             }))
         }
     }

@@ -1,59 +1,74 @@
 //! Names for life: which are taken, and which a new disk gets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Reason, Refusal, journalled, view::View};
+use super::{Reason, Refusal, Verdict, journalled, view::View};
 use crate::{claim::ClaimId, observe::Device, units::DiskName};
 
-/// A claim that was journalled for this very disk and is on no disk.
-pub(super) fn begun_claim(view: &View<'_>, disk: &Device) -> Option<ClaimId> {
-    let (wwn, serial) = (disk.wwn.known().ok()?, disk.serial.known().ok()?);
+/// A claim that was journalled for this very disk, is on no disk, and whose
+/// name no other disk carries.
+pub(super) fn begun_claim(view: &View<'_>, disk: &Device) -> Result<Option<ClaimId>, Refusal> {
+    let (wwn, serial) = (disk.wwn.known()?, disk.serial.known()?);
     let carried = |claim: &ClaimId| {
-        view.inventory
+        let mut found = view
+            .inventory
             .devices
             .keys()
-            .any(|disk| view.claim_of(disk).is_some_and(|found| found.id == *claim))
+            .filter_map(|disk| view.claim_of(disk));
+        found.any(|found| found.id == *claim || found.id.name == claim.name)
     };
     let fitting = journalled(view.inventory, disk);
-    let entries = view.inventory.journal.known().ok()?;
-    entries
+    let entries = view.inventory.journal.known()?;
+    Ok(entries
         .iter()
         .filter(|entry| entry.names(wwn.as_deref(), serial.as_deref()))
         .map(|entry| &entry.claim)
         .find(|claim| fitting.contains(claim) && !carried(claim))
-        .cloned()
+        .cloned())
 }
 
 /// Names that belong to some disk, present or not. An empty directory may wait
 /// for a disk that an older setup mounts there.
-pub(super) fn taken_names(view: &View<'_>) -> BTreeSet<DiskName> {
+///
+/// # Errors
+/// When they are not all known: then none is free.
+pub(super) fn taken_names(view: &View<'_>) -> Result<BTreeSet<DiskName>, Refusal> {
     let claims = view
         .inventory
         .devices
         .keys()
-        .filter_map(|disk| view.claim_of(disk))
-        .map(|claim| claim.id.name.clone());
+        .filter_map(|disk| view.claim_of(disk));
+    let claims = claims.map(|claim| claim.id.name.clone());
     let journal = view
         .inventory
         .journal
-        .known()
-        .map_or(&[][..], Vec::as_slice);
-    let journal = journal.iter().map(|entry| entry.claim.name.clone());
-    let mountpoints = view.inventory.mountpoints.known().ok();
-    let kept = mountpoints
-        .into_iter()
-        .flatten()
-        .map(|(name, _)| name.clone());
-    claims.chain(journal).chain(kept).collect()
+        .known()?
+        .iter()
+        .map(|entry| entry.claim.name.clone());
+    let kept = view.inventory.mountpoints.known()?.keys().cloned();
+    Ok(claims.chain(journal).chain(kept).collect())
+}
+
+/// Two disks that would get one name get none.
+pub(super) fn refuse_shared_names(verdicts: &mut BTreeMap<String, Verdict>) {
+    let mut seen: BTreeMap<DiskName, usize> = BTreeMap::new();
+    for verdict in verdicts.values() {
+        if let Verdict::Provision(provision) = verdict {
+            *seen.entry(provision.name.clone()).or_default() += 1;
+        }
+    }
+    for verdict in verdicts.values_mut() {
+        if let Verdict::Provision(provision) = verdict
+            && seen.get(&provision.name).is_some_and(|disks| *disks > 1)
+        {
+            let detail = format_args!("another blank disk would be {} as well", provision.name);
+            *verdict = Verdict::Refused(Refusal::new(Reason::DuplicateIdentity, detail));
+        }
+    }
 }
 
 /// The kernel's name for the first partition; numbered when it is taken.
-pub(super) fn free_name(
-    view: &View<'_>,
-    disk: &Device,
-    taken: &BTreeSet<DiskName>,
-) -> Result<DiskName, Refusal> {
-    view.inventory.mountpoints.known()?;
+pub(super) fn free_name(disk: &Device, taken: &BTreeSet<DiskName>) -> Result<DiskName, Refusal> {
     let unusable = |error| Refusal::new(Reason::NoName, error);
     let ends_in_digit = disk.name.ends_with(|c: char| c.is_ascii_digit());
     let plain = format!("{}{}1", disk.name, if ends_in_digit { "p" } else { "" });

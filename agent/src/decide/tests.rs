@@ -653,7 +653,7 @@ fn a_taken_name_is_numbered() {
 
 #[test]
 fn a_claim_that_was_journalled_and_never_written_is_used_and_keeps_its_name() {
-    let journalled = |serial: Option<&str>| {
+    let bench_with = |serial: Option<&str>| {
         let mut bench = Bench::new();
         bench.dev("sdb").serial = Fact::Known(Some("S1".to_owned()));
         bench.dev("sdb").wwn = Fact::Known(None);
@@ -666,14 +666,39 @@ fn a_claim_that_was_journalled_and_never_written_is_used_and_keeps_its_name() {
         let identity = (None, serial.map(str::to_owned));
         let entry = Entry::new(claim_id(), geometry, identity, Filesystem::Ext4, tables);
         bench.inventory.journal = Fact::Known(vec![entry]);
-        bench.provision("sdb")
+        bench
     };
+    let journalled = |serial: Option<&str>| bench_with(serial).provision("sdb");
     assert_eq!(journalled(Some("S1")).begun, Some(claim_id()));
     // An entry that does not name a disk may be of another: its name stays taken.
     let unnamed = journalled(None);
     assert_eq!((unnamed.begun, unnamed.name), (None, name("sdb1-2")));
     let other = journalled(Some("S2"));
     assert_eq!((other.begun, other.name), (None, name("sdb1-2")));
+    // Two disks that the entry names equally: neither gets it.
+    let mut two = bench_with(Some("S1"));
+    two.add_blank("sdc", 32);
+    two.dev("sdc").serial = Fact::Known(Some("S1".to_owned()));
+    two.dev("sdc").wwn = Fact::Known(None);
+    two.dev("sdc").model = Fact::Known(Some("another model".to_owned()));
+    assert_eq!(two.reason("sdb"), Reason::DuplicateIdentity);
+    assert_eq!(two.reason("sdc"), Reason::DuplicateIdentity);
+    // Its name went to another disk meanwhile: that disk keeps it.
+    let mut lost_name = bench_with(Some("S1"));
+    lost_name.add(disk("sdc", 32));
+    let elsewhere = ClaimId {
+        partition_guid: uuid!("11111111-2222-3333-4444-555555555555"),
+        disk_guid: uuid!("11111111-2222-3333-4444-555555555556"),
+        ..claim_id()
+    };
+    lost_name.claim(
+        "sdc",
+        elsewhere,
+        Stage::Committed,
+        ext4(uuid!("11111111-2222-3333-4444-555555555555")),
+    );
+    let provision = lost_name.provision("sdb");
+    assert_eq!((provision.begun, provision.name), (None, name("sdb1-2")));
 }
 
 #[test]
@@ -718,7 +743,6 @@ fn managed(mounted: bool) -> Verdict {
         claim: claim_id(),
         filesystem: Filesystem::Ext4,
         mounted,
-        committed_whole: true,
     })
 }
 

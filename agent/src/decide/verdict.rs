@@ -30,9 +30,6 @@ pub struct Managed {
     pub filesystem: Filesystem,
     /// Mounted where it belongs.
     pub mounted: bool,
-    /// Both copies of the table say committed; otherwise the commit was
-    /// interrupted and is completed.
-    pub committed_whole: bool,
 }
 
 /// A disk that may be provisioned.

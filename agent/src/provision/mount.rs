@@ -35,11 +35,16 @@ pub(super) fn mount(
 ) -> Result<PathBuf, ProvisionError> {
     check_filesystem(partition, claim, filesystem)?;
     let place = prepare_mountpoint(mount_root, claim)?;
+    let on_host = || mounts_at(&locked.host().init_mountinfo(), &place);
     if let Some(there) = mounted_at(&place)? {
-        return if there.devno == partition.devno() {
+        let host = on_host()?.pop();
+        let seen = host
+            .as_ref()
+            .is_some_and(|host| host.devno == partition.devno());
+        return if seen && there.devno == partition.devno() {
             Ok(place)
         } else {
-            Err(not_seen(&place, Some(&there)))
+            Err(not_seen(&place, host.as_ref()))
         };
     }
     let (flags, options) = match filesystem {
@@ -56,7 +61,7 @@ pub(super) fn mount(
     .map_err(|error| ProvisionError::io(format!("mount {}", place.display()))(error.into()))?;
     // The host must see it: a mount that stays in this container serves
     // nobody. Nor may it have come to lie on somebody else's.
-    let host = mounts_at(&locked.host().init_mountinfo(), &place)?;
+    let host = on_host()?;
     if let [only] = host.as_slice()
         && only.devno == partition.devno()
     {

@@ -23,6 +23,19 @@ struct Check {
     detail: String,
 }
 
+impl Check {
+    /// Fails when there is anything on the list.
+    fn none_of(name: &'static str, problems: &[String], all_well: &str) -> Self {
+        let ok = problems.is_empty();
+        let detail = if ok {
+            all_well.to_owned()
+        } else {
+            problems.join("; ")
+        };
+        Self { name, ok, detail }
+    }
+}
+
 #[derive(Debug, Deserialize)]
 pub(super) struct ReadyQuery {
     verbose: Option<String>,
@@ -138,15 +151,11 @@ fn checks(shared: &Shared) -> Vec<Check> {
             | Verdict::Refused(_) => None,
         })
         .collect();
-    checks.push(Check {
-        name: "mounts",
-        ok: unmounted.is_empty(),
-        detail: if unmounted.is_empty() {
-            "every disk of ours is mounted".to_owned()
-        } else {
-            format!("not mounted: {}", unmounted.join(", "))
-        },
-    });
+    checks.push(Check::none_of(
+        "mounts",
+        &unmounted,
+        "every disk of ours is mounted",
+    ));
     let broken: Vec<String> = round
         .verdicts
         .iter()
@@ -160,29 +169,13 @@ fn checks(shared: &Shared) -> Vec<Check> {
             | Verdict::Resume(_) => None,
         })
         .collect();
-    checks.push(Check {
-        name: "claims",
-        ok: broken.is_empty(),
-        detail: if broken.is_empty() {
-            "none in doubt".to_owned()
-        } else {
-            broken.join("; ")
-        },
-    });
+    checks.push(Check::none_of("claims", &broken, "none in doubt"));
     let failing: Vec<String> = round
         .operations
         .iter()
         .filter_map(|(disk, operation)| Some(format!("{disk}: {}", operation.error.as_ref()?)))
         .collect();
-    checks.push(Check {
-        name: "operations",
-        ok: failing.is_empty(),
-        detail: if failing.is_empty() {
-            "none failing".to_owned()
-        } else {
-            failing.join("; ")
-        },
-    });
+    checks.push(Check::none_of("operations", &failing, "none failing"));
     // Disks are mounted and served with or without it, so it is told, not asked.
     checks.push(Check {
         name: "longhorn",
