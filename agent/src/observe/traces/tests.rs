@@ -1,0 +1,8 @@
+//! The real thing made by its own tool, damaged, and found.
+
+mod disk;
+mod made;
+mod properties;
+
+use self::disk::{Disk, run};
+use super::*;
