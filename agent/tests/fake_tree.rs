@@ -20,10 +20,10 @@ use std::{
 use disk_discovery::{
     decide::{Policy, Reason, Verdict},
     fact::Fact,
-    journal::Journal,
     look::Look,
     observe::{Device, Dirty, Host, Inventory, Mountpoint, Observer, Transport, witness},
     report::degraded,
+    state::State,
     units::DevNo,
 };
 use tempfile::TempDir;
@@ -206,7 +206,7 @@ impl Tree {
     }
 
     fn observer(&self) -> Observer {
-        let journal = Journal::below(&self.at("state"));
+        let journal = State::below(&self.at("state"));
         Observer::new(self.host(), self.at("mnt"), journal)
     }
 
