@@ -11,6 +11,7 @@
 mod inputs;
 mod interrupted;
 mod lasting;
+mod permitted;
 mod taken;
 
 use anyhow::Result;
@@ -26,6 +27,7 @@ fn main() {
         lasting::CASES,
         interrupted::CASES,
         inputs::CASES,
+        permitted::CASES,
     ]
     .concat();
     if arguments.list {
