@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::{GIB, KIB, MIB, Owner, Piece, Places, Reader, STARTS, TIB, Trace, piece::Likeness};
+use super::{GIB, KIB, MIB, Owner, Piece, Places, Reader, TIB, Trace, piece::Likeness};
 
 const PRIMARY: u64 = 64 * KIB;
 const COPIES: [u64; 3] = [64 * MIB, 256 * GIB, 1024 * TIB];
@@ -15,7 +15,7 @@ const LIKENESS: Likeness = Likeness {
 };
 
 pub(super) fn places(places: &mut Places) {
-    for start in STARTS {
+    for start in [0, MIB] {
         for copy in COPIES {
             places.add(Owner::Btrfs, start + copy, 512);
         }

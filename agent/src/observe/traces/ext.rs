@@ -4,7 +4,7 @@
 
 use std::io;
 
-use super::{Fields, MIB, Owner, Piece, Places, Reader, STARTS, Trace, piece::Likeness};
+use super::{Fields, MIB, Owner, Piece, Places, Reader, SECTOR_63, Trace, piece::Likeness};
 
 /// What is read of a superblock: all that is looked at lies in its first half.
 const SUPERBLOCK: usize = 512;
@@ -26,12 +26,13 @@ const fn group_size(block: u64) -> u64 {
 
 /// Block size, and the groups whose copies are looked for, at each start. The
 /// higher groups are for disks of which more than the beginning was erased.
-const LAYOUTS: [(u64, &[u64], &[u64]); 5] = [
-    (1024, &[1, 3, 5, 7, 9], &[0, MIB]),
-    (2048, &[1, 3, 5, 7, 9], &[0, MIB]),
-    (4096, &[1, 3, 5, 7, 9, 27, 81, 729], &[0, MIB]),
-    (4096, &[1, 3], &STARTS),
-    (65536, &[1, 3], &[0, MIB]),
+const LAYOUTS: [(u64, &[u64], &[u64]); 6] = [
+    (1024, &[1, 3], &[0, MIB]),
+    (2048, &[1, 3], &[0, MIB]),
+    (4096, &[1, 3, 5, 7, 9, 81, 729], &[0, MIB]),
+    (4096, &[1, 3], &[2 * MIB]),
+    (4096, &[1], &[SECTOR_63]),
+    (65536, &[1], &[0, MIB]),
 ];
 
 pub(super) fn places(places: &mut Places) {
@@ -105,7 +106,7 @@ impl Superblock {
             let told = in_groups.checked_sub(self.group.saturating_mul(self.group_size));
             return told.into_iter().collect();
         }
-        STARTS
+        [0, SECTOR_63, MIB, 2 * MIB]
             .into_iter()
             .filter(|start| {
                 in_groups

@@ -15,11 +15,15 @@
 
 mod btrfs;
 mod ext;
+mod fixed;
 mod gpt;
+mod ntfs;
+mod partition;
 mod piece;
 #[cfg(test)]
 mod tests;
 mod xfs;
+mod zfs;
 
 use std::{collections::BTreeSet, io};
 
@@ -37,10 +41,8 @@ const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
 const TIB: u64 = 1024 * GIB;
 
-/// Where a filesystem begins: the disk itself, a partition at sector 63, at
-/// the first mebibyte, which is also where LVM puts its first extent, and
-/// LVM's first extent in such a partition.
-const STARTS: [u64; 4] = [0, 63 * 512, MIB, 2 * MIB];
+/// Where partitions began when disks had cylinders.
+const SECTOR_63: u64 = 63 * 512;
 
 /// Who keeps a copy at a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +55,60 @@ pub enum Owner {
     Xfs,
     /// btrfs.
     Btrfs,
+    /// NTFS.
+    Ntfs,
+    /// ZFS.
+    Zfs,
+    /// Whatever a partition of a usual layout begins with.
+    Partition,
+    /// OCFS2.
+    Ocfs2,
+    /// Ceph's BlueStore.
+    Bluestore,
+    /// GFS2.
+    Gfs2,
+    /// DRBD with metadata on the disk itself.
+    Drbd,
+    /// Oracle ASM.
+    Asm,
+    /// VMFS of VMware.
+    Vmfs,
+    /// LVM.
+    Lvm,
+    /// LUKS2.
+    Luks2,
+    /// bcache and bcachefs.
+    Bcache,
+    /// VDO.
+    Vdo,
+    /// Stratis.
+    Stratis,
+    /// Linux software RAID.
+    Md,
+    /// RAIDs of the DDF standard.
+    Ddf,
+    /// Intel Matrix Storage RAIDs.
+    Imsm,
+    /// RAIDs of other host adapters.
+    BiosRaid,
+    /// NILFS2.
+    Nilfs2,
+    /// F2FS.
+    F2fs,
+    /// JFS.
+    Jfs,
+    /// UDF.
+    Udf,
+    /// HFS+.
+    Hfs,
+    /// APFS.
+    Apfs,
+    /// FAT32.
+    Vfat,
+    /// exFAT.
+    Exfat,
+    /// ReFS.
+    Refs,
 }
 
 /// A place where some format keeps a copy of what it cannot do without.
@@ -85,6 +141,10 @@ pub fn places(geometry: Geometry) -> Vec<Place> {
     ext::places(&mut places);
     xfs::places(&mut places);
     btrfs::places(&mut places);
+    ntfs::places(&mut places);
+    zfs::places(&mut places);
+    partition::places(&mut places);
+    fixed::places(&mut places);
     places.list.into_iter().collect()
 }
 
@@ -114,6 +174,33 @@ fn look(owner: Owner, piece: &Piece, reader: &mut Reader<'_>) -> io::Result<Vec<
         Owner::Ext => ext::look(piece, reader),
         Owner::Xfs => xfs::look(piece, reader),
         Owner::Btrfs => btrfs::look(piece, reader),
+        Owner::Ntfs => ntfs::look(piece, reader),
+        Owner::Zfs => Ok(zfs::look(piece)),
+        Owner::Partition => partition::look(piece, reader),
+        Owner::Ocfs2
+        | Owner::Bluestore
+        | Owner::Gfs2
+        | Owner::Drbd
+        | Owner::Asm
+        | Owner::Vmfs
+        | Owner::Lvm
+        | Owner::Luks2
+        | Owner::Bcache
+        | Owner::Vdo
+        | Owner::Stratis
+        | Owner::Md
+        | Owner::Ddf
+        | Owner::Imsm
+        | Owner::BiosRaid
+        | Owner::Nilfs2
+        | Owner::F2fs
+        | Owner::Jfs
+        | Owner::Udf
+        | Owner::Hfs
+        | Owner::Apfs
+        | Owner::Vfat
+        | Owner::Exfat
+        | Owner::Refs => fixed::look(owner, piece, reader),
     }
 }
 
@@ -132,6 +219,17 @@ impl Places {
             size: geometry.size - geometry.size % sector,
             list: BTreeSet::new(),
         }
+    }
+
+    /// Where the last partition of a GPT may end: a copy of the table is behind
+    /// it, in 33 sectors of 512 or 5 of 4096 bytes.
+    fn usable_end(&self) -> u64 {
+        let table = if self.geometry.sector == 4096 {
+            5 * 4096
+        } else {
+            33 * 512
+        };
+        self.size.saturating_sub(table)
     }
 
     /// Adds the blocks that hold `len` bytes from `position` on.

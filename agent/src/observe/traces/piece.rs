@@ -49,6 +49,15 @@ impl<'a> Fields<'a> {
             .is_some_and(|bytes| bytes.starts_with(magic))
     }
 
+    /// Whether these bytes are anywhere in it.
+    pub(super) fn contains(self, text: &[u8]) -> bool {
+        self.0.windows(text.len()).any(|window| window == text)
+    }
+
+    pub(super) fn byte(self, at: usize) -> Option<u8> {
+        self.0.get(at).copied()
+    }
+
     fn array<const N: usize>(self, at: usize) -> Option<[u8; N]> {
         self.0.get(at..)?.first_chunk().copied()
     }

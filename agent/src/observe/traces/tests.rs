@@ -1,5 +1,6 @@
 //! The real thing made by its own tool, damaged, and found.
 
+mod bytes;
 mod disk;
 mod made;
 mod properties;

@@ -39,15 +39,10 @@ pub(super) fn places(places: &mut Places) {
 /// volume of all extents on the disk or in such a partition.
 fn filesystems(places: &Places) -> BTreeSet<(u64, u64)> {
     const EXTENT: u64 = 4 * MIB;
-    // A table's copy takes 33 sectors of 512 or 5 of 4096 bytes; partitions
-    // end before it or at the mebibyte before, those of an MBR at the end.
-    let table = if places.geometry.sector == 4096 {
-        5 * 4096
-    } else {
-        33 * 512
-    };
+    // Partitions end before a table's copy, at the mebibyte before, or, those
+    // of an MBR, with the disk.
     let size = places.size;
-    let usable = size.saturating_sub(table);
+    let usable = places.usable_end();
     let aligned = usable - usable % MIB;
     let extents = |start: u64, end: u64| {
         let space = end.saturating_sub(start);
@@ -58,7 +53,6 @@ fn filesystems(places: &Places) -> BTreeSet<(u64, u64)> {
         (MIB, usable),
         (MIB, aligned),
         (MIB, size),
-        (63 * 512, size),
         (MIB, extents(MIB, size)),
         (2 * MIB, extents(2 * MIB, aligned)),
     ]

@@ -58,6 +58,12 @@ impl Disk {
         self
     }
 
+    /// Writes to the file.
+    pub fn with(self, at: u64, bytes: &[u8]) -> Self {
+        self.file().write_all_at(bytes, at).expect("a write");
+        self
+    }
+
     /// What `dd if=/dev/zero` does to both ends of the disk.
     pub fn without_ends(self) -> Self {
         let size = self.geometry.size;

@@ -167,3 +167,38 @@ fn each_copy_of_a_partition_table_is_found_alone() {
     assert_eq!(at(disk.traces()), [size - 512]);
     assert_found(&disk, "gpt", false);
 }
+
+#[test]
+fn filesystems_of_other_systems_are_found_by_what_is_far_from_the_ends() {
+    // mkntfs puts a copy of its file table's first records in the middle.
+    for (start, end) in [
+        (0, GIB),
+        (MIB, usable_end(GIB)),
+        (MIB, GIB - MIB),
+        (MIB, GIB),
+    ] {
+        let disk = Disk::with_partition(GIB, start, end).made_by("mkfs.ntfs", &["-q", "-Q", "-F"]);
+        assert_found(&disk.without_ends(), "ntfs", false);
+    }
+}
+
+#[test]
+fn copies_of_boot_sectors_and_superblocks_are_found_when_the_first_is_zeroed() {
+    for (kind, program, arguments, first) in [
+        ("ntfs", "mkfs.ntfs", &["-q", "-Q", "-F"][..], 0..8192),
+        ("exfat", "mkfs.exfat", &[][..], 0..4096),
+        ("vfat", "mkfs.fat", &["-F", "32"][..], 0..512),
+        ("f2fs", "mkfs.f2fs", &["-q"][..], 0..4096),
+    ] {
+        for start in [0, MIB] {
+            let made = || Disk::with_partition(GIB, start, GIB).made_by(program, arguments);
+            assert_found(&made(), kind, false);
+            assert_found(
+                &made().without(start + first.start..start + first.end),
+                kind,
+                false,
+            );
+            assert_found(&made().wiped(), kind, true);
+        }
+    }
+}
