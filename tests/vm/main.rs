@@ -8,6 +8,7 @@
     clippy::indexing_slicing
 )]
 
+mod gates;
 mod inputs;
 mod interrupted;
 mod lasting;
@@ -28,6 +29,7 @@ fn main() {
         interrupted::CASES,
         inputs::CASES,
         permitted::CASES,
+        gates::CASES,
     ]
     .concat();
     if arguments.list {
