@@ -204,6 +204,11 @@ fn look(owner: Owner, piece: &Piece, reader: &mut Reader<'_>) -> io::Result<Vec<
     }
 }
 
+/// Bytes of the disk that can be read.
+fn whole_sectors(geometry: Geometry) -> u64 {
+    geometry.size - geometry.size % u64::from(geometry.sector.max(512))
+}
+
 /// Collects places, leaving out those that the disk is too small for.
 struct Places {
     geometry: Geometry,
@@ -213,10 +218,9 @@ struct Places {
 
 impl Places {
     fn new(geometry: Geometry) -> Self {
-        let sector = u64::from(geometry.sector.max(512));
         Self {
             geometry,
-            size: geometry.size - geometry.size % sector,
+            size: whole_sectors(geometry),
             list: BTreeSet::new(),
         }
     }

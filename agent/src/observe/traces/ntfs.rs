@@ -84,8 +84,11 @@ fn is_table_of_wiped(at: u64, reader: &mut Reader<'_>) -> io::Result<bool> {
         if start >= at {
             continue;
         }
-        let piece = reader.piece(start, BLOCK as usize)?;
-        let Some(boot) = piece.structure(start, BOOT) else {
+        let piece = reader.around(start, BOOT)?;
+        let Some(boot) = piece
+            .as_ref()
+            .and_then(|piece| piece.structure(start, BOOT))
+        else {
             continue;
         };
         let erased = boot.has(3, &[0; 8]);

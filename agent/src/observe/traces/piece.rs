@@ -105,7 +105,7 @@ impl<'a> Reader<'a> {
         read: &'a mut dyn FnMut(u64, usize) -> io::Result<Vec<u8>>,
     ) -> Self {
         Self {
-            size: geometry.size,
+            size: super::whole_sectors(geometry),
             read,
             last: None,
         }
@@ -132,6 +132,21 @@ impl<'a> Reader<'a> {
         Ok(piece)
     }
 
+    /// The blocks that hold `len` bytes from `position` on; `None` where the
+    /// disk has no such bytes.
+    pub(super) fn around(&mut self, position: u64, len: usize) -> io::Result<Option<Piece>> {
+        let end = position.checked_add(len as u64);
+        let Some(end) = end.filter(|end| *end <= self.size) else {
+            return Ok(None);
+        };
+        let at = position - position % BLOCK;
+        let end = end
+            .checked_next_multiple_of(BLOCK)
+            .map_or(self.size, |end| end.min(self.size));
+        let len = usize::try_from(end - at).map_err(io::Error::other)?;
+        self.piece(at, len).map(Some)
+    }
+
     /// Whether the first superblock at `primary` is intact and belongs with
     /// the copy, but for its magic number, which is zero.
     pub(super) fn is_wiped(
@@ -141,15 +156,11 @@ impl<'a> Reader<'a> {
         likeness: Likeness,
     ) -> io::Result<bool> {
         let len = copy.0.len();
-        let at = primary - primary % BLOCK;
-        let end = primary
-            .checked_add(len as u64)
-            .and_then(|end| end.checked_next_multiple_of(BLOCK))
-            .filter(|end| *end <= self.size);
-        let Some(end) = end else { return Ok(false) };
-        let piece_len = usize::try_from(end - at).map_err(io::Error::other)?;
-        let piece = self.piece(at, piece_len)?;
-        let Some(first) = piece.structure(primary, len) else {
+        let piece = self.around(primary, len)?;
+        let Some(first) = piece
+            .as_ref()
+            .and_then(|piece| piece.structure(primary, len))
+        else {
             return Ok(false);
         };
         let field = |(at, len): (usize, usize)| at..at.saturating_add(len);

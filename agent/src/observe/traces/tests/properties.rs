@@ -79,6 +79,20 @@ fn a_place_that_cannot_be_read_is_not_an_empty_one() {
 }
 
 #[test]
+fn a_disk_smaller_than_any_structure_is_not_read_beyond_its_end() {
+    for (at, magic) in magics() {
+        for size in (0..=32 * 1024).step_by(512) {
+            let geometry = Geometry { size, sector: 512 };
+            let mut read = |from: u64, len: usize| {
+                assert!(from + len as u64 <= size, "{len} bytes at {from} of {size}");
+                Ok(looks(magic, at, &[0x2a, 0], len))
+            };
+            assert!(find(geometry, &mut read).is_ok());
+        }
+    }
+}
+
+#[test]
 fn a_spinning_disk_seeks_to_few_places_outside_its_ends() {
     for size in [12 * GIB, 100 * GIB, TIB, 3 * TIB, 16 * TIB] {
         let all = places(Geometry { size, sector: 512 });
