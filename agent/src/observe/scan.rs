@@ -18,7 +18,7 @@ use super::{
     signature::{Part, Signature, probe},
     traces::{self, Trace},
 };
-use crate::{claim::Geometry, fact::Fact};
+use crate::{claim::Geometry, fact::Fact, text::hex};
 
 /// Bytes at either end of a disk that must be zero. Every format that Linux
 /// knows keeps a signature or a backup within them.
@@ -95,7 +95,7 @@ pub fn scan(disk: &File, geometry: Geometry, seed: Seed) -> io::Result<Scan> {
         seed,
         residue,
         traces,
-        digest: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        digest: hex(&digest),
         bytes: pieces.bytes,
         reads: pieces.reads,
     })
