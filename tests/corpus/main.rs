@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     let tested = libtest_mimic::run(&arguments, trials(&rows, Some(&run)));
     match run.as_ref() {
         Ok(run) => println!("corpus states {}, changed {}", run.states(), run.changed()),
-        Err(error) => eprintln!("nothing was shown: {error:?}"),
+        Err(error) => eprintln!("corpus: nothing was shown of any state: {error:?}"),
     }
     tested.exit_code()
 }
@@ -43,6 +43,12 @@ fn main() -> ExitCode {
 fn run(rows: &[Row]) -> Result<Run> {
     let lab = Lab::open()?;
     machine::run(&lab, rows)
+}
+
+/// The whole of it is told once, at the end.
+fn first_line(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 fn trials(rows: &[Row], run: Option<&Arc<Result<Run>>>) -> Vec<Trial> {
@@ -54,7 +60,7 @@ fn trials(rows: &[Row], run: Option<&Arc<Result<Run>>>) -> Vec<Trial> {
                 let run = run
                     .as_ref()
                     .as_ref()
-                    .map_err(|error| format!("{error:?}"))?;
+                    .map_err(|error| format!("nothing was shown: {}", first_line(error)))?;
                 run.judge(&row).map_err(Failed::from)
             })
         })
