@@ -47,9 +47,14 @@ impl FromStr for DevNo {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bad = || BadDevNo(text.to_owned());
         let (major, minor) = text.split_once(':').ok_or_else(bad)?;
-        match (major.parse(), minor.parse()) {
-            (Ok(major), Ok(minor)) => Ok(Self { major, minor }),
-            (Err(_), _) | (_, Err(_)) => Err(bad()),
+        let number = |part: &str| -> Option<u32> {
+            // `u32` would take a sign as well, which the kernel never writes.
+            let plain = part.bytes().all(|byte| byte.is_ascii_digit());
+            plain.then(|| part.parse().ok())?
+        };
+        match (number(major), number(minor)) {
+            (Some(major), Some(minor)) => Ok(Self { major, minor }),
+            (None, _) | (_, None) => Err(bad()),
         }
     }
 }
@@ -195,6 +200,27 @@ impl fmt::Display for Filesystem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_number_is_read_only_as_the_kernel_writes_it() {
+        let sda = DevNo { major: 8, minor: 0 };
+        assert_eq!("8:0".parse(), Ok(sda));
+        assert_eq!(sda.to_string(), "8:0");
+        for bad in [
+            "",
+            "8",
+            ":",
+            "8:",
+            ":0",
+            "+8:0",
+            "8:-0",
+            " 8:0",
+            "8:0:0",
+            "4294967296:0",
+        ] {
+            assert!(bad.parse::<DevNo>().is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn sizes_are_decimal_unless_they_say_otherwise() {
