@@ -85,6 +85,22 @@ impl Entry {
         }
     }
 
+    /// Reads an entry as it is in its file.
+    ///
+    /// # Errors
+    /// When it is damaged, or of a format that this program does not know.
+    pub fn from_json(text: &[u8]) -> io::Result<Self> {
+        let entry: Self = serde_json::from_slice(text).map_err(io::Error::other)?;
+        if entry.version == VERSION {
+            Ok(entry)
+        } else {
+            Err(io::Error::other(format!(
+                "format {} is not {VERSION}, which this program knows",
+                entry.version
+            )))
+        }
+    }
+
     /// Whether the entry may belong to a disk. An identity that either side
     /// does not know proves nothing and does not separate them: the table's
     /// own GUIDs decide.
@@ -233,15 +249,7 @@ impl Journal {
 }
 
 fn read(path: &Path) -> io::Result<Entry> {
-    let entry: Entry = serde_json::from_slice(&fs::read(path)?).map_err(io::Error::other)?;
-    if entry.version == VERSION {
-        Ok(entry)
-    } else {
-        Err(io::Error::other(format!(
-            "format {} is not {VERSION}, which this program knows",
-            entry.version
-        )))
-    }
+    Entry::from_json(&fs::read(path)?)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ pub mod signature;
 pub mod superblock;
 mod sysfs;
 pub mod tables;
-mod udev_db;
+pub mod udev_db;
 pub mod witness;
 
 pub use device::{Device, Transport, UdevRecord};
