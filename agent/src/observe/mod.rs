@@ -16,6 +16,7 @@ pub mod signature;
 pub mod superblock;
 mod sysfs;
 pub mod tables;
+pub mod traces;
 pub mod udev_db;
 pub mod witness;
 
