@@ -7,7 +7,10 @@
 use disk_discovery::claim::{Claim, ClaimId, Ends, Geometry, Stage, Table, TableImage, inspect};
 use uuid::{Uuid, uuid};
 
-use crate::gpt::{self, Copy};
+use crate::{
+    gpt::{self, Copy},
+    recipe::Recipe,
+};
 
 const COPIES: [Copy; 2] = [Copy::Primary, Copy::Backup];
 const STAGES: [Stage; 2] = [Stage::Pending, Stage::Committed];
@@ -36,22 +39,7 @@ fn ids() -> [ClaimId; 2] {
     ]
 }
 
-/// Takes an input apart from its beginning; what is missing is zero.
-struct Recipe<'a>(&'a [u8]);
-
 impl Recipe<'_> {
-    fn byte(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else {
-            return 0;
-        };
-        self.0 = rest;
-        *first
-    }
-
-    fn number(&mut self) -> usize {
-        usize::from(u16::from_le_bytes([self.byte(), self.byte()]))
-    }
-
     fn geometry(&mut self) -> Geometry {
         let choice = self.byte();
         let sector = if choice & 1 == 0 { 512 } else { 4096 };

@@ -23,10 +23,12 @@ mod journal;
 mod longhorn;
 mod mountinfo;
 mod names;
+mod recipe;
 mod superblock;
 mod swaps;
 mod sysfs;
 mod text;
+mod traces;
 mod udev;
 
 /// What a target does with an input.
@@ -43,6 +45,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("superblock", superblock::check),
     ("swaps", swaps::check),
     ("sysfs", sysfs::check),
+    ("traces", traces::check),
     ("udev", udev::check),
 ];
 
