@@ -5,6 +5,8 @@ use disk_discovery::{
     journal::Entry,
 };
 
+use serde_json::Value;
+
 use crate::gpt;
 
 pub fn check(input: &[u8]) {
@@ -14,6 +16,8 @@ pub fn check(input: &[u8]) {
     let written = serde_json::to_vec(&entry).expect("it is encoded");
     let again = Entry::from_json(&written).expect("what it wrote");
     assert_eq!(again, entry);
+    let fields: Value = serde_json::from_slice(&written).expect("JSON");
+    assert_eq!(fields["version"], 1, "another format");
 
     let (wwn, serial) = (entry.wwn.as_deref(), entry.serial.as_deref());
     assert!(entry.fits(entry.geometry, wwn, serial), "not its own disk");
