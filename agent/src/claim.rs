@@ -15,6 +15,8 @@ pub use ends::Ends;
 pub use inspect::{Table, inspect};
 pub use table::{TableError, TableImage, partition_range};
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -50,8 +52,20 @@ pub struct ClaimId {
     pub name: DiskName,
 }
 
+/// A claim that the journal says was begun on a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begun {
+    /// Whose it is.
+    pub id: ClaimId,
+    /// Sectors of both ends that were not zero before, by their byte offset.
+    /// There are none on a blank disk; a person approved any other.
+    pub before: BTreeMap<u64, Vec<u8>>,
+    /// A person approved the disk although it was not blank.
+    pub approved: bool,
+}
+
 /// A claim as found on a disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     /// Whose it is.
     #[serde(flatten)]
@@ -78,6 +92,17 @@ impl Geometry {
     /// For messages.
     pub fn bytes(self) -> Bytes {
         Bytes(self.size)
+    }
+}
+
+impl Begun {
+    /// On a disk that was blank.
+    pub fn on_blank(id: ClaimId) -> Self {
+        Self {
+            id,
+            before: BTreeMap::new(),
+            approved: false,
+        }
     }
 }
 

@@ -14,10 +14,11 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    decide::Policy,
+    approval::Token,
+    decide::{Policy, Rule},
     observe::Host,
     text::in_a_line,
-    units::{Bytes, Filesystem},
+    units::{Bytes, Filesystem, Limit},
 };
 
 /// Whether anything is written.
@@ -82,6 +83,36 @@ pub struct Options {
     /// A new disk must be strictly larger than this [default: 10GB]
     #[arg(long, env = "DISK_DISCOVERY_MIN_SIZE", value_name = "SIZE")]
     pub min_size: Option<Bytes>,
+    /// Take only new disks that match one of these rules: property=pattern, joined by commas; may be repeated [default: any disk]
+    #[arg(
+        long,
+        env = "DISK_DISCOVERY_ALLOW",
+        value_name = "RULE",
+        value_delimiter = ';'
+    )]
+    pub allow: Option<Vec<Rule>>,
+    /// Take no new disk that matches one of these rules; may be repeated [default: none]
+    #[arg(
+        long,
+        env = "DISK_DISCOVERY_DENY",
+        value_name = "RULE",
+        value_delimiter = ';'
+    )]
+    pub deny: Option<Vec<Rule>>,
+    /// Take a disk with residual data, once, in the state that explain printed this token for; may be repeated [default: none]
+    #[arg(
+        long,
+        env = "DISK_DISCOVERY_APPROVE",
+        value_name = "TOKEN",
+        value_delimiter = ';'
+    )]
+    pub approve: Option<Vec<Token>>,
+    /// Have no more disks than this on the node; those that are there stay [default: unlimited]
+    #[arg(long, env = "DISK_DISCOVERY_MAX_DISKS", value_name = "N")]
+    pub max_disks: Option<Limit>,
+    /// Begin no more disks than this within an hour [default: unlimited]
+    #[arg(long, env = "DISK_DISCOVERY_MAX_FORMATS_PER_HOUR", value_name = "N")]
+    pub max_formats_per_hour: Option<Limit>,
     /// Filesystem that a new disk is given [default: ext4]
     #[arg(long, env = "DISK_DISCOVERY_FILESYSTEM", value_enum)]
     pub filesystem: Option<Filesystem>,
@@ -223,6 +254,11 @@ impl Options {
         Self {
             mode: self.mode.or(lower.mode),
             min_size: self.min_size.or(lower.min_size),
+            allow: self.allow.or(lower.allow),
+            deny: self.deny.or(lower.deny),
+            approve: self.approve.or(lower.approve),
+            max_disks: self.max_disks.or(lower.max_disks),
+            max_formats_per_hour: self.max_formats_per_hour.or(lower.max_formats_per_hour),
             filesystem: self.filesystem.or(lower.filesystem),
             mount_root: self.mount_root.or(lower.mount_root),
             state_dir: self.state_dir.or(lower.state_dir),
@@ -306,6 +342,11 @@ impl Options {
             policy: Policy {
                 min_size,
                 allow_loop: self.allow_loop.unwrap_or(false),
+                allow: self.allow.unwrap_or_default(),
+                deny: self.deny.unwrap_or_default(),
+                approvals: self.approve.unwrap_or_default().into_iter().collect(),
+                max_disks: self.max_disks.and_then(|limit| limit.0),
+                max_formats_per_hour: self.max_formats_per_hour.and_then(|limit| limit.0),
                 filesystem: self.filesystem.unwrap_or(defaults.filesystem),
                 mount_root: mount_root_text,
             },
@@ -396,7 +437,9 @@ mod tests {
     #[test]
     fn every_key_of_the_file_is_read() {
         let settings = from_yaml(
-            "mode: enforce\nmin-size: 20GiB\nfilesystem: xfs\nmount-root: /srv/disks/\nstate-dir: /var/lib/x\n\
+            "mode: enforce\nmin-size: 20GiB\nallow:\n  - transport: usb\n    serial: 0042\n  - size: '>1TB'\ndeny:\n  - removable: true\n\
+             approve:\n  - approve-0123456789abcdef-0123456789abcdef0123456789abcdef\n\
+             max-disks: 12\nmax-formats-per-hour: 4\nfilesystem: xfs\nmount-root: /srv/disks/\nstate-dir: /var/lib/x\n\
              host-root: /host\ninterval: 5m\nlisten: 127.0.0.1:1\nparallel: 2\nallow-loop: true\n\
              log-format: json\nlog: debug\nnode-name: k3s2\n\
              longhorn: off\nlonghorn-namespace: storage\n",
@@ -405,6 +448,15 @@ mod tests {
         assert_eq!(settings.mode, Mode::Enforce);
         assert_eq!(settings.policy.mount_root, "/srv/disks");
         assert_eq!(settings.policy.min_size, Bytes(20 << 30));
+        let rules = |rules: &[Rule]| rules.iter().map(Rule::to_string).collect::<Vec<_>>();
+        assert_eq!(
+            rules(&settings.policy.allow),
+            ["transport=usb,serial=0042", "size=>1TB"]
+        );
+        assert_eq!(rules(&settings.policy.deny), ["removable=true"]);
+        assert_eq!(settings.policy.approvals.len(), 1);
+        assert_eq!(settings.policy.max_disks, Some(12));
+        assert_eq!(settings.policy.max_formats_per_hour, Some(4));
         assert_eq!(settings.interval, Duration::from_mins(5));
         assert_eq!(settings.node_name, "k3s2");
         assert_eq!(settings.longhorn, Longhorn::Off);
@@ -432,6 +484,11 @@ mod tests {
             ("min-sizes: 10GB\n", "min-sizes", "min-size"),
             ("mode: destroy\n", "destroy", "enforce"),
             ("min-size: lots\n", "lots", "10GiB"),
+            ("allow:\n  - colour: red\n", "colour", "by-path"),
+            ("allow:\n  - {}\n", "empty rule", "name=sd*"),
+            ("deny:\n  - transport: floppy\n", "floppy", "nvme-fabrics"),
+            ("approve: [please]\n", "please", "explain"),
+            ("max-disks: -1\n", "-1", "whole number"),
             ("interval: 0s\n", "interval", "1s to 24h"),
             ("interval: soon\n", "soon", "90s"),
             ("parallel: 0\n", "parallel", "1 to 64"),

@@ -5,8 +5,8 @@
 //! before either copy was valid. It is removed when the disk is mounted.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
+    collections::BTreeMap,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -14,13 +14,17 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    claim::{ClaimId, Ends, Geometry, Stage, TableImage},
+    approval::Token,
+    claim::{Begun, ClaimId, Ends, Geometry, Stage, TableImage},
+    durable::{self, WriteError},
     fact::Fact,
     units::Filesystem,
 };
 
-/// Format of the entries that this program writes.
-const VERSION: u32 = 1;
+/// Format of the entries that this program writes. Format 1 knew no approvals.
+const VERSION: u32 = 2;
+/// Formats that it reads.
+const READABLE: [u32; 2] = [1, VERSION];
 
 /// One provisioning that was begun.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +45,29 @@ pub struct Entry {
     pub pending: Vec<Sector>,
     /// Non-zero sectors of the table at both stages.
     pub committed: Vec<Sector>,
+    /// The approval by which a disk is written to that is not blank.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approved>,
+}
+
+/// What a person approved to be written over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Approved {
+    /// By which token.
+    pub token: Token,
+    /// Non-zero sectors where the table will be, as they were before.
+    pub before: Vec<Sector>,
+}
+
+impl Approved {
+    /// By a token, of a disk whose ends are like this.
+    pub fn new(token: Token, ends: &Ends) -> Self {
+        Self {
+            token,
+            before: sectors(ends),
+        }
+    }
 }
 
 /// A sector to be written.
@@ -55,13 +82,8 @@ pub struct Sector {
 
 /// The journal could not be written.
 #[derive(Debug, Error)]
-#[error("journal {}: cannot {step}", path.display())]
-pub struct JournalError {
-    path: PathBuf,
-    step: &'static str,
-    #[source]
-    source: io::Error,
-}
+#[error("journal")]
+pub struct JournalError(#[from] WriteError);
 
 impl Entry {
     /// An entry for a claim and the two tables that it will write.
@@ -71,6 +93,7 @@ impl Entry {
         identity: (Option<String>, Option<String>),
         filesystem: Filesystem,
         tables: (&TableImage, &TableImage),
+        approval: Option<Approved>,
     ) -> Self {
         let (wwn, serial) = identity;
         Self {
@@ -82,23 +105,26 @@ impl Entry {
             filesystem,
             pending: sectors(tables.0.ends()),
             committed: sectors(tables.1.ends()),
+            approval,
         }
     }
 
-    /// Reads an entry as it is in its file.
-    ///
-    /// # Errors
-    /// When it is damaged, or of a format that this program does not know.
-    pub fn from_json(text: &[u8]) -> io::Result<Self> {
-        let entry: Self = serde_json::from_slice(text).map_err(io::Error::other)?;
-        if entry.version == VERSION {
-            Ok(entry)
-        } else {
-            Err(io::Error::other(format!(
-                "format {} is not {VERSION}, which this program knows",
-                entry.version
-            )))
-        }
+    /// What a disk needs to be recognised that was begun by this entry.
+    /// `None` when the entry is damaged.
+    pub fn begun(&self) -> Option<Begun> {
+        let before = match &self.approval {
+            None => BTreeMap::new(),
+            Some(approved) => approved
+                .before
+                .iter()
+                .map(|sector| Some((sector.offset, unhex(&sector.hex)?)))
+                .collect::<Option<_>>()?,
+        };
+        Some(Begun {
+            id: self.claim.clone(),
+            before,
+            approved: self.approval.is_some(),
+        })
     }
 
     /// Whether the entry may belong to a disk. An identity that either side
@@ -130,22 +156,27 @@ impl Entry {
 }
 
 fn sectors(ends: &Ends) -> Vec<Sector> {
-    let size = u64::from(ends.geometry().sector);
-    let tail_start = ends
-        .geometry()
-        .size
-        .saturating_sub(Ends::tail_len(ends.geometry()));
-    let offsets = (0..Ends::head_len(ends.geometry()) / size)
-        .map(|at| at * size)
-        .chain((0..Ends::tail_len(ends.geometry()) / size).map(|at| tail_start + at * size));
-    offsets
-        .zip(ends.sectors())
+    ends.sectors_at()
         .filter(|(_, bytes)| bytes.iter().any(|byte| *byte != 0))
         .map(|(offset, bytes)| Sector {
             offset,
             hex: bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
         })
         .collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> = text
+        .chars()
+        .map(|digit| {
+            digit
+                .to_digit(16)
+                .and_then(|digit| u8::try_from(digit).ok())
+        })
+        .collect();
+    let (pairs, rest) = digits.as_deref()?.as_chunks::<2>();
+    rest.is_empty()
+        .then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
 }
 
 /// The directory of entries.
@@ -193,53 +224,17 @@ impl Journal {
     /// # Errors
     /// The step that failed; then nothing may be written to the disk.
     pub fn record(&self, entry: &Entry) -> Result<(), JournalError> {
-        let path = self.path(&entry.claim);
-        let failed = |step| {
-            let path = path.clone();
-            move |source| JournalError { path, step, source }
-        };
-        fs::create_dir_all(&self.directory).map_err(failed("make its directory"))?;
-        let temporary = path.with_extension("tmp");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&temporary)
-            .map_err(failed("make the file"))?;
-        let text = serde_json::to_vec_pretty(entry)
-            .map_err(io::Error::other)
-            .map_err(failed("encode the entry"))?;
-        file.write_all(&text).map_err(failed("write"))?;
-        file.sync_all().map_err(failed("sync"))?;
-        fs::rename(&temporary, &path).map_err(failed("rename"))?;
-        File::open(&self.directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(failed("sync its directory"))
+        Ok(durable::write_json(&self.path(&entry.claim), entry)?)
     }
 
-    /// Removes an entry; one that is gone already is no error.
+    /// Removes an entry; one that is gone already is no error. An entry that
+    /// came back after a power cut would speak of a disk that is in use by
+    /// then.
     ///
     /// # Errors
     /// When it cannot be removed.
     pub fn forget(&self, claim: &ClaimId) -> Result<(), JournalError> {
-        let path = self.path(claim);
-        match fs::remove_file(&path) {
-            // An entry that comes back after a power cut would speak of a disk
-            // that is in use by then.
-            Ok(()) => File::open(&self.directory)
-                .and_then(|directory| directory.sync_all())
-                .map_err(|source| JournalError {
-                    path,
-                    step: "sync the directory of",
-                    source,
-                }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(JournalError {
-                path,
-                step: "remove",
-                source,
-            }),
-        }
+        Ok(durable::remove(&self.path(claim))?)
     }
 
     fn path(&self, claim: &ClaimId) -> PathBuf {
@@ -249,7 +244,25 @@ impl Journal {
 }
 
 fn read(path: &Path) -> io::Result<Entry> {
-    Entry::from_json(&fs::read(path)?)
+    parse(&fs::read(path)?)
+}
+
+/// Reads an entry.
+///
+/// # Errors
+/// When it is none, or of a format that this program does not know.
+pub fn parse(bytes: &[u8]) -> io::Result<Entry> {
+    let entry: Entry = serde_json::from_slice(bytes).map_err(io::Error::other)?;
+    if !READABLE.contains(&entry.version) {
+        return Err(io::Error::other(format!(
+            "format {} is none of {READABLE:?}, which this program knows",
+            entry.version
+        )));
+    }
+    if entry.begun().is_none() {
+        return Err(io::Error::other("a sector of it is not hexadecimal"));
+    }
+    Ok(entry)
 }
 
 #[cfg(test)]
@@ -270,6 +283,7 @@ mod tests {
             (Some("w1".to_owned()), None),
             Filesystem::Ext4,
             tables,
+            None,
         )
     }
 
@@ -310,5 +324,46 @@ mod tests {
             sector: 512,
         };
         assert!(!entry.fits(other, Some("w1"), None));
+    }
+
+    #[test]
+    fn what_a_person_approved_to_be_written_over_is_kept_sector_by_sector() {
+        let token = format!("approve-{}-{}", "1".repeat(16), "2".repeat(32));
+        let mut tail = vec![0; 16_896];
+        tail[16_895] = 0xfe;
+        let blank = entry("sdb1");
+        let ends = Ends::new(blank.geometry, vec![0; 17_408], tail).expect("ends");
+        let approved = Approved::new(token.parse().expect("a token"), &ends);
+        let entry = Entry {
+            approval: Some(approved),
+            ..blank.clone()
+        };
+        let state = tempfile::tempdir().expect("a directory");
+        let journal = Journal::below(state.path());
+        journal.record(&entry).expect("recorded");
+        assert_eq!(journal.list(), Fact::Known(vec![entry.clone()]));
+        let begun = entry.begun().expect("sound");
+        let last = blank.geometry.size - 512;
+        assert!(begun.approved && begun.before.len() == 1);
+        assert_eq!(begun.before[&last][511], 0xfe);
+        assert!(!blank.begun().expect("sound").approved);
+    }
+
+    #[test]
+    fn an_entry_of_the_first_format_is_read_and_one_of_a_later_format_is_not() {
+        let mut value = serde_json::to_value(entry("sdb1")).expect("JSON");
+        value["version"] = 1.into();
+        assert!(parse(value.to_string().as_bytes()).is_ok());
+        value["version"] = 3.into();
+        let error = parse(value.to_string().as_bytes()).expect_err("too new");
+        assert!(error.to_string().contains("format 3"), "{error}");
+    }
+
+    #[test]
+    fn hexadecimal_text_is_read_back_or_refused() {
+        assert_eq!(unhex("00ff1a"), Some(vec![0, 255, 26]));
+        for bad in ["0", "0g", "é"] {
+            assert_eq!(unhex(bad), None, "{bad}");
+        }
     }
 }

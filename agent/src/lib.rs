@@ -11,15 +11,20 @@
 //! [`decide`] is pure, [`provision`] alone writes to disks and can only be
 //! entered with values that the checks make, [`reconcile`] is the loop around
 //! them, [`serve`] shows what the loop last saw. [`claim`] is the mark that
-//! makes a disk ours, [`journal`] what we are about to write.
+//! makes a disk ours, [`journal`] what we are about to write, [`ledger`] what
+//! was done on this host, [`approval`] a person's word for one disk.
 
+pub mod approval;
 pub mod backoff;
 pub mod claim;
 pub mod cli;
 pub mod config;
 pub mod decide;
+mod durable;
+pub mod explain;
 pub mod fact;
 pub mod journal;
+pub mod ledger;
 pub mod longhorn;
 pub mod look;
 pub mod observe;
@@ -27,6 +32,7 @@ pub mod provision;
 pub mod reconcile;
 pub mod report;
 pub mod serve;
+pub mod state;
 pub mod sys;
 pub mod text;
 pub mod units;

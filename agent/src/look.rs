@@ -2,20 +2,28 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::{
-    claim::ClaimId,
+    approval::{Identity, Token},
+    claim::Begun,
     decide::{self, Policy, Verdict},
     fact::Fact,
     observe::{
-        Device, Dirty, Host, Inventory, Medium, Observer,
-        medium::{self, Depth},
+        Answer, Device, Dirty, Host, Inventory, Medium, Observer, Readers,
+        medium::{self, Depth, Question},
+        sample::Seed,
         witness,
     },
+    units::DevNo,
 };
+
+/// A disk that has not answered by then is dealt with later. A spinning disk
+/// takes two seconds for all that is asked of it.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Facts, verdicts, and what they cost.
 #[derive(Debug)]
@@ -37,16 +45,27 @@ pub struct Look {
     policy: Policy,
     observer: Observer,
     media: BTreeMap<String, Remembered>,
+    readers: Readers<Remembered>,
+    /// For a person who wants to know more than a decision needs.
+    thorough: bool,
+    /// For a person who wants a proof repeated; otherwise each is another.
+    seed: Option<Seed>,
 }
 
 /// A medium that was read, and what it was read of.
 #[derive(Debug)]
 struct Remembered {
+    asked: Asked,
+    medium: Arc<Fact<Medium>>,
+}
+
+/// What the answer depends on besides what is on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Asked {
     diskseq: Option<u64>,
     size: u64,
     depth: Depth,
-    journalled: Vec<ClaimId>,
-    medium: Arc<Fact<Medium>>,
+    begun: Vec<Begun>,
 }
 
 impl Look {
@@ -57,6 +76,19 @@ impl Look {
             policy,
             observer,
             media: BTreeMap::new(),
+            readers: Readers::new(PATIENCE),
+            thorough: false,
+            seed: None,
+        }
+    }
+
+    /// Reads all there is to tell, samples where a seed says if there is one.
+    #[must_use]
+    pub fn thorough(self, seed: Option<Seed>) -> Self {
+        Self {
+            thorough: true,
+            seed,
+            ..self
         }
     }
 
@@ -65,16 +97,18 @@ impl Look {
     pub fn look(&mut self, dirty: &Dirty, working: &BTreeSet<String>) -> Seen {
         let started = Instant::now();
         let mut inventory = self.observer.observe(dirty);
+        inventory.working.clone_from(working);
         let shortlist = decide::shortlist(&inventory, &self.policy);
         self.forget(dirty, &inventory);
         inventory.media = self.read_media(&inventory, &shortlist, working);
+        inventory.not_answering = self.readers.not_answering();
         // Asked only when there is something to veto: it reads all of sysfs.
         let candidates = shortlist.iter().any(|(name, depth)| {
             let medium = inventory
                 .media
                 .get(name)
                 .and_then(|medium| medium.known().ok());
-            *depth == Depth::Blankness && medium.is_some_and(|medium| decide::blank(medium).is_ok())
+            *depth == Depth::Blankness && medium.is_some_and(decide::may_be_taken)
         });
         if candidates {
             inventory.witness = witness::in_use(&self.host);
@@ -97,8 +131,8 @@ impl Look {
             Dirty::Devices(_) => Some(read),
             Dirty::Everything => None,
         };
-        self.media.retain(|name, remembered| {
-            let spoken_of = named.is_some_and(|names| {
+        let spoken_of = |name: &String| {
+            named.is_some_and(|names| {
                 names.contains(name)
                     || names.iter().any(|part| {
                         inventory
@@ -106,9 +140,16 @@ impl Look {
                             .get(part)
                             .is_some_and(|device| device.parent.as_ref() == Some(name))
                     })
-            });
+            })
+        };
+        for name in self.readers.not_answering() {
+            if spoken_of(&name) || !inventory.devices.contains_key(&name) {
+                self.readers.changed(&name);
+            }
+        }
+        self.media.retain(|name, remembered| {
             let whole = remembered.medium.known().is_ok_and(Medium::is_settled);
-            !spoken_of && !unannounced && whole && inventory.devices.contains_key(name)
+            !spoken_of(name) && !unannounced && whole && inventory.devices.contains_key(name)
         });
     }
 
@@ -118,6 +159,8 @@ impl Look {
         shortlist: &BTreeMap<String, Depth>,
         working: &BTreeSet<String>,
     ) -> BTreeMap<String, Arc<Fact<Medium>>> {
+        let mut wanted: BTreeMap<&String, Asked> = BTreeMap::new();
+        let mut reads: Vec<Answer<Remembered>> = Vec::new();
         for (name, depth) in shortlist
             .iter()
             .filter(|(name, _)| !working.contains(*name))
@@ -128,29 +171,33 @@ impl Look {
             let (Ok(diskseq), Ok(size)) = (device.diskseq.known(), device.size.known()) else {
                 continue;
             };
-            let journalled = decide::journalled(inventory, device);
-            let fresh = self.media.get(name).is_some_and(|remembered| {
-                remembered.diskseq == *diskseq
-                    && remembered.size == *size
-                    && remembered.depth == *depth
-                    && remembered.journalled == journalled
-            });
+            let asked = Asked {
+                diskseq: *diskseq,
+                size: *size,
+                depth: match depth {
+                    Depth::Blankness if self.thorough => Depth::Everything,
+                    Depth::Claim | Depth::Blankness | Depth::Everything => *depth,
+                },
+                begun: decide::begun(inventory, device),
+            };
+            wanted.insert(name, asked.clone());
+            let fresh = self
+                .media
+                .get(name)
+                .is_some_and(|remembered| remembered.asked == asked);
             if !fresh {
-                let medium = Arc::new(read_medium(
-                    &self.host,
-                    inventory,
-                    device,
-                    &journalled,
-                    *depth,
-                ));
-                let remembered = Remembered {
-                    diskseq: *diskseq,
-                    size: *size,
-                    depth: *depth,
-                    journalled,
-                    medium,
-                };
-                self.media.insert(name.clone(), remembered);
+                self.media.remove(name);
+                let read = self.reading(inventory, device, asked);
+                reads.push((name.clone(), Box::new(read)));
+            }
+        }
+        for (name, answer) in self.readers.read(reads) {
+            // A late one may be of a disk that is no longer asked for so.
+            if wanted
+                .get(&name)
+                .is_some_and(|asked| *asked == answer.asked)
+            {
+                self.media.insert(name, answer);
             }
         }
         self.media
@@ -159,47 +206,66 @@ impl Look {
             .map(|(name, remembered)| (name.clone(), Arc::clone(&remembered.medium)))
             .collect()
     }
+
+    /// Everything that reading one disk takes, for a thread of its own.
+    fn reading(
+        &self,
+        inventory: &Inventory,
+        disk: &Device,
+        asked: Asked,
+    ) -> impl FnOnce() -> Remembered + Send + 'static {
+        let node = |device: &Device| match (device.devname.known(), device.devno.known()) {
+            (Ok(devname), Ok(devno)) => Ok((self.host.node(devname), *devno)),
+            (Err(why), _) | (_, Err(why)) => Err(why.clone()),
+        };
+        let place = node(disk);
+        let first_partition = inventory
+            .devices
+            .values()
+            .filter(|device| device.parent.as_ref() == Some(&disk.name))
+            .find(|device| {
+                device
+                    .partition_number
+                    .is_known_and(|number| *number == Some(1))
+            })
+            // Then it is read through the disk.
+            .and_then(|partition| node(partition).ok());
+        let identity = match Identity::of(disk) {
+            Ok(identity) => Fact::Known(identity),
+            Err(why) => Fact::Unreadable(why),
+        };
+        let seed = self.seed.unwrap_or_else(Seed::fresh);
+        let approvals: Vec<Token> = self.policy.approvals.iter().copied().collect();
+        move || {
+            let question = Question {
+                begun: &asked.begun,
+                partition: first_partition
+                    .as_ref()
+                    .map(|(node, devno)| (node.as_path(), *devno)),
+                depth: asked.depth,
+                seed,
+                identity: &identity,
+                approvals: &approvals,
+            };
+            let medium = match &place {
+                Ok((node, devno)) => read_medium(node, *devno, &question),
+                Err(why) => Fact::Unreadable(why.clone()),
+            };
+            Remembered {
+                medium: Arc::new(medium),
+                asked,
+            }
+        }
+    }
 }
 
 /// Reads one disk.
-fn read_medium(
-    host: &Host,
-    inventory: &Inventory,
-    disk: &Device,
-    journalled: &[ClaimId],
-    depth: Depth,
-) -> Fact<Medium> {
-    let (devname, devno) = match (disk.devname.known(), disk.devno.known()) {
-        (Ok(devname), Ok(devno)) => (devname, *devno),
-        (Err(why), _) | (_, Err(why)) => return Fact::Unreadable(why.clone()),
-    };
-    let node = host.node(devname);
-    let opened = medium::open(&node, devno)
+fn read_medium(node: &Path, devno: DevNo, question: &Question<'_>) -> Fact<Medium> {
+    let opened = medium::open(node, devno)
         .and_then(|file| medium::set_blocking(&file).map(|()| file))
         .and_then(|file| medium::geometry(&file).map(|geometry| (file, geometry)));
-    let (file, geometry) = match opened {
-        Ok(opened) => opened,
-        Err(error) => return Fact::unreadable(node.display(), error),
-    };
-    let partition = inventory
-        .devices
-        .values()
-        .filter(|device| device.parent.as_ref() == Some(&disk.name))
-        .find(|device| {
-            device
-                .partition_number
-                .is_known_and(|number| *number == Some(1))
-        })
-        .and_then(
-            |partition| match (partition.devname.known(), partition.devno.known()) {
-                (Ok(name), Ok(devno)) => Some((host.node(name), *devno)),
-                (Err(_), _) | (_, Err(_)) => None,
-            },
-        );
-    let partition = partition
-        .as_ref()
-        .map(|(node, devno)| (node.as_path(), *devno));
-    Fact::Known(medium::examine(
-        &file, &node, geometry, journalled, partition, depth,
-    ))
+    match opened {
+        Ok((file, geometry)) => Fact::Known(medium::examine(&file, node, geometry, question)),
+        Err(error) => Fact::unreadable(node.display(), error),
+    }
 }

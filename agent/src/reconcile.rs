@@ -20,7 +20,6 @@ use crate::{
     backoff::Backoff,
     config::{Longhorn, Mode, Settings},
     decide::{Reason, Verdict},
-    journal::Journal,
     longhorn::{self, LonghornSettings, View},
     look::{Look, Seen},
     observe::{
@@ -29,6 +28,7 @@ use crate::{
     },
     provision::{self, Job, Mounted, Phase, ProvisionError, Surroundings, Target},
     report::{Operation, Round, RoundCost, now},
+    state::State,
     sys,
     text::chain,
 };
@@ -38,6 +38,8 @@ const DEBOUNCE: Duration = Duration::from_millis(5);
 /// Pause before looking again at a disk that udevd has not finished with,
 /// where its own event does not reach us.
 const UDEV_PAUSE: Duration = Duration::from_millis(250);
+/// Pause before asking whether a disk has answered by now that did not.
+const ANSWER_PAUSE: Duration = Duration::from_secs(5);
 /// A job that is running at SIGTERM may take this long to end by itself.
 const GRACE: Duration = Duration::from_millis(4_000);
 
@@ -85,14 +87,15 @@ impl Reconciler {
     /// be called within the runtime: the watch of Longhorn is a task of it.
     pub fn new(settings: Settings) -> (Self, watch::Receiver<Option<Arc<Round>>>) {
         let (published, rounds) = watch::channel(None);
-        let journal = Journal::below(&settings.state_dir);
+        let state = State::below(&settings.state_dir);
         let host = settings.host();
-        let observer = Observer::new(host.clone(), settings.mount_root.clone(), journal.clone());
+        let observer = Observer::new(host.clone(), settings.mount_root.clone(), state.clone());
         let reconciler = Self {
             look: Some(Look::new(host.clone(), settings.policy.clone(), observer)),
             around: Surroundings {
                 host,
-                journal,
+                state,
+                max_formats_per_hour: settings.policy.max_formats_per_hour,
                 mount_root: settings.mount_root.clone(),
             },
             backoff: Backoff::default(),
@@ -218,6 +221,7 @@ impl Reconciler {
         let Some(mut look) = self.look.take() else {
             return NextRound::AtTimer;
         };
+        self.hear_freeze();
         let working: BTreeSet<String> = self.working.keys().cloned().collect();
         let (asked, busy) = (dirty.clone(), working.clone());
         let looked = tokio::task::spawn_blocking(move || {
@@ -274,6 +278,22 @@ impl Reconciler {
         next
     }
 
+    /// Keeps what the cluster last said of freezing. Where it says nothing,
+    /// what it said before still holds.
+    fn hear_freeze(&self) {
+        if self.settings.mode != Mode::Enforce {
+            return;
+        }
+        let heard = match &*self.longhorn.borrow() {
+            View::Present { frozen, .. } => frozen.clone(),
+            View::Absent | View::Off => None,
+            View::Connecting | View::Unreachable { .. } | View::NotInstalled => return,
+        };
+        if let Err(error) = self.around.state.ledger.heard_frozen(heard.as_deref()) {
+            tracing::warn!(error = chain(&error), "a freeze by the cluster is not kept");
+        }
+    }
+
     fn next_round(&mut self, verdicts: &BTreeMap<String, Verdict>) -> NextRound {
         // Where udevd's own events do not reach us, its record is read again,
         // ever more seldom for a disk that it does not get done with.
@@ -293,9 +313,13 @@ impl Reconciler {
             .checked_shl(self.udev_waits.saturating_sub(4))
             .unwrap_or(u32::MAX);
         let udev = (!pending.is_empty()).then(|| UDEV_PAUSE.saturating_mul(factor));
+        let silent = verdicts.values().any(|verdict| {
+            matches!(verdict, Verdict::Refused(refusal) if refusal.reason == Reason::NotAnswering)
+        });
+        let answer = silent.then_some(ANSWER_PAUSE);
         let now = Instant::now();
         let retry = self.backoff.next(now).map(|again| again - now);
-        match [retry, udev].into_iter().flatten().min() {
+        match [retry, udev, answer].into_iter().flatten().min() {
             Some(pause) => NextRound::After(pause, Dirty::Devices(pending)),
             None => NextRound::AtTimer,
         }
@@ -311,7 +335,7 @@ impl Reconciler {
             let mounted = verdicts.values().any(|verdict| {
                 matches!(verdict, Verdict::Managed(managed) if managed.mounted && managed.claim == entry.claim)
             });
-            if mounted && let Err(error) = self.around.journal.forget(&entry.claim) {
+            if mounted && let Err(error) = self.around.state.journal.forget(&entry.claim) {
                 tracing::warn!(error = chain(&error), "an old entry of the journal stays");
             }
         }

@@ -243,6 +243,18 @@ pub fn degraded(inventory: &Inventory) -> Vec<Degradation> {
             why.to_string(),
         );
     }
+    match inventory.standing.known() {
+        Ok(standing) => {
+            if let Some(why) = &standing.frozen {
+                note("frozen", "no disk is formatted on this node", why.clone());
+            }
+        }
+        Err(why) => note(
+            "ledger-unreadable",
+            "what was begun on this host is not known, so no new disk is taken",
+            why.to_string(),
+        ),
+    }
     if inventory.devices.is_empty() {
         note(
             "no-devices",
@@ -253,7 +265,13 @@ pub fn degraded(inventory: &Inventory) -> Vec<Degradation> {
     found
 }
 
-fn row(device: &Device, verdict: &Verdict, operation: Option<&Operation>, mount_root: &str) -> Row {
+/// A device as it is shown.
+pub fn row(
+    device: &Device,
+    verdict: &Verdict,
+    operation: Option<&Operation>,
+    mount_root: &str,
+) -> Row {
     let text = |fact: &Fact<Option<String>>| fact.known().map_or(None, Clone::clone);
     let refusal = match verdict {
         Verdict::Refused(refusal) => Some(refusal),

@@ -36,6 +36,13 @@ impl Serialize for DevNo {
     }
 }
 
+impl<'de> Deserialize<'de> for DevNo {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// Not `major:minor`.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("{0:?} is not a device number of the form major:minor")]
@@ -97,6 +104,40 @@ impl FromStr for Bytes {
 }
 
 impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// How many disks there may be; no number: any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit(pub Option<u32>);
+
+/// Text that is not a limit.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("{0:?} is not a number of disks; write a whole number, such as 12, or unlimited")]
+pub struct BadLimit(String);
+
+impl FromStr for Limit {
+    type Err = BadLimit;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "unlimited" {
+            return Ok(Self(None));
+        }
+        let bad = || BadLimit(text.to_owned());
+        // `u32` would take a sign.
+        if text.starts_with('+') {
+            return Err(bad());
+        }
+        text.parse()
+            .map(|number| Self(Some(number)))
+            .map_err(|_not_a_number| bad())
+    }
+}
+
+impl<'de> Deserialize<'de> for Limit {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
@@ -238,6 +279,17 @@ mod tests {
         ] {
             let error = bad.parse::<Bytes>().expect_err(bad).to_string();
             assert!(error.contains("10GiB"), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_limit_is_a_number_or_none_at_all() {
+        assert_eq!("12".parse(), Ok(Limit(Some(12))));
+        assert_eq!("0".parse(), Ok(Limit(Some(0))));
+        assert_eq!("unlimited".parse(), Ok(Limit(None)));
+        for bad in ["", "-1", "+1", "many", "1.5", "4294967296"] {
+            let error = bad.parse::<Limit>().expect_err(bad).to_string();
+            assert!(error.contains("whole number"), "{error}");
         }
     }
 

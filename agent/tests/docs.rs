@@ -16,9 +16,9 @@ use clap::Args;
 use disk_discovery::{
     config::{Options, Settings},
     decide::Reason,
-    journal::Journal,
     observe::{Dirty, Host, Observer},
     report::degraded,
+    state::State,
 };
 
 /// Documents whose links and scripts are checked, besides `docs/`.
@@ -142,11 +142,20 @@ fn every_degraded_state_is_described_and_no_other() {
     let file = host.path().join("file");
     fs::write(&file, "").expect("a file where a directory belongs");
     let states = [host.path(), &file].into_iter().flat_map(|root| {
-        let mut observer = Observer::new(Host::at(root), file.clone(), Journal::below(&file));
+        let mut observer = Observer::new(Host::at(root), file.clone(), State::below(&file));
         degraded(&observer.observe(&Dirty::Everything))
     });
+    let frozen = tempfile::tempdir().expect("a directory");
+    fs::write(frozen.path().join("frozen"), "why").expect("a file");
+    let mut observer = Observer::new(
+        Host::at(host.path()),
+        file.clone(),
+        State::below(frozen.path()),
+    );
+    let frozen = degraded(&observer.observe(&Dirty::Everything));
+    let states = states.chain(frozen);
     let codes: BTreeSet<String> = states.map(|state| state.code.to_owned()).collect();
-    assert!(codes.len() >= 7, "only {codes:?}");
+    assert!(codes.len() >= 9, "only {codes:?}");
     let text = text_of("docs/operating.md");
     let described = first_cells(&chapter(&text, "## Degraded states"));
     assert_eq!(described, codes);

@@ -20,10 +20,10 @@ use std::{
 use disk_discovery::{
     decide::{Policy, Reason, Verdict},
     fact::Fact,
-    journal::Journal,
     look::Look,
     observe::{Device, Dirty, Host, Inventory, Mountpoint, Observer, Transport, witness},
     report::degraded,
+    state::State,
     units::DevNo,
 };
 use tempfile::TempDir;
@@ -206,7 +206,7 @@ impl Tree {
     }
 
     fn observer(&self) -> Observer {
-        let journal = Journal::below(&self.at("state"));
+        let journal = State::below(&self.at("state"));
         Observer::new(self.host(), self.at("mnt"), journal)
     }
 
@@ -309,6 +309,31 @@ fn a_scsi_disk_says_who_made_it_without_the_padding() {
             .map(|record| (record.initialized, record.id_path.clone())),
         Some((true, Some("pci-0000:00:1f.2".to_owned())))
     );
+}
+
+/// Page 80h of vital product data, with padding as disks have it.
+fn page_80(serial: &str) -> Vec<u8> {
+    let length = u16::try_from(serial.len()).expect("short").to_be_bytes();
+    [&[0, 0x80], &length[..], serial.as_bytes()].concat()
+}
+
+#[test]
+fn the_serial_number_of_a_scsi_disk_is_read_off_its_page_of_vital_product_data() {
+    let tree = Tree::new();
+    let page = tree.sys("sda").join("device/vpd_pg80");
+    assert_eq!(tree.read("sda").serial, Fact::Known(None));
+    for (bytes, serial) in [
+        (page_80("    WD-WX1234"), text("WD-WX1234")),
+        (page_80("S1\0\0"), text("S1")),
+        (page_80("   "), Fact::Known(None)),
+    ] {
+        fs::write(&page, bytes).expect("a page");
+        assert_eq!(tree.read("sda").serial, serial);
+    }
+    for damaged in [&b""[..], b"\0\x80", b"\0\x83\0\x02S1"] {
+        fs::write(&page, damaged).expect("a page");
+        assert!(tree.read("sda").serial.known().is_err(), "{damaged:?}");
+    }
 }
 
 #[test]

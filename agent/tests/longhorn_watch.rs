@@ -304,7 +304,10 @@ fn present(disks: &[&str], uuid: &str) -> View {
         ((*disk).to_owned(), registration)
     };
     let disks = disks.iter().map(registration).collect();
-    View::Present { disks }
+    View::Present {
+        disks,
+        frozen: None,
+    }
 }
 
 async fn until(views: &mut watch::Receiver<View>, wanted: impl FnMut(&View) -> bool) -> View {

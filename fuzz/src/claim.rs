@@ -4,7 +4,9 @@
 //! is a recipe: which disk, what is in front and behind, which edits are made
 //! to it, and whether the checksums are made right afterwards.
 
-use disk_discovery::claim::{Claim, ClaimId, Ends, Geometry, Stage, Table, TableImage, inspect};
+use disk_discovery::claim::{
+    Begun, Claim, ClaimId, Ends, Geometry, Stage, Table, TableImage, inspect,
+};
 use uuid::{Uuid, uuid};
 
 use crate::{
@@ -21,6 +23,18 @@ fn id(disk: Uuid, partition: Uuid, name: &str) -> ClaimId {
         partition_guid: partition,
         name: name.parse().expect("a name"),
     }
+}
+
+/// What a person approved to be written over: something in a few sectors.
+fn approved(geometry: Geometry) -> gpt::Table {
+    let mut table = gpt::Table::zero(geometry);
+    let sector = table.sector;
+    for end in [&mut table.head, &mut table.tail] {
+        for at in [0, 3] {
+            end[at * sector..][..sector].fill(0x5a);
+        }
+    }
+    table
 }
 
 /// Two claims, of the name that two nodes would give their second disk.
@@ -53,15 +67,24 @@ impl Recipe<'_> {
         Geometry { size, sector }
     }
 
-    /// Claims that the journal says were begun here.
-    fn journal(&mut self, ids: &[ClaimId; 2]) -> Vec<ClaimId> {
-        let [a, b] = ids.clone();
-        match self.byte() & 3 {
+    /// Claims that the journal says were begun here, perhaps over what a person
+    /// approved.
+    fn journal(&mut self, ids: &[ClaimId; 2], approved: &gpt::Table) -> Vec<Begun> {
+        let [a, b] = ids.clone().map(Begun::on_blank);
+        let choice = self.byte();
+        let mut begun = match choice & 3 {
             0 => vec![],
             1 => vec![a],
             2 => vec![b],
             _ => vec![b, a],
+        };
+        if choice & 4 != 0
+            && let Some(first) = begun.first_mut()
+        {
+            first.approved = true;
+            first.before = approved.sectors_by_offset();
         }
+        begun
     }
 
     /// Something whole to begin with.
@@ -78,6 +101,7 @@ impl Recipe<'_> {
             3 => gpt::Table::of(geometry, b, Stage::Pending),
             4 => gpt::Table::of(geometry, b, Stage::Committed),
             5 if before.size >= 4 << 20 => gpt::Table::of(before, a, Stage::Committed),
+            6 => approved(geometry),
             _ => gpt::Table::zero(geometry),
         }
     }
@@ -135,7 +159,11 @@ pub fn check(input: &[u8]) {
     let mut recipe = Recipe(input);
     let ids = ids();
     let geometry = recipe.geometry();
-    let journalled = recipe.journal(&ids);
+    let journalled = recipe.journal(&ids, &approved(geometry));
+    let own = |id: &ClaimId| {
+        let begun = journalled.iter().find(|begun| begun.id == *id);
+        Own::of(geometry, id, begun.is_some_and(|begun| begun.approved))
+    };
     let mut table = gpt::Table::zero(geometry);
     table.tail = recipe.base(geometry, &ids).tail;
     table.head = recipe.base(geometry, &ids).head;
@@ -158,7 +186,7 @@ pub fn check(input: &[u8]) {
             whole,
             only_ours,
         } => {
-            let own = Own::of(geometry, &claim.id);
+            let own = own(&claim.id);
             assert_eq!(*only_ours, own.has_nothing_else(&table));
             assert_eq!(*whole, table == *own.at(claim.stage));
             if claim.stage == Stage::Pending {
@@ -169,10 +197,14 @@ pub fn check(input: &[u8]) {
             }
             let says = |copy| said(&table, copy).is_some_and(|said| said == claim.id);
             if COPIES.into_iter().any(says) {
-                // The journal helps only where the disk cannot speak for itself.
-                assert_eq!(alone, found);
+                // The journal helps where the disk cannot speak for itself, and
+                // says what else may be written over.
+                let same = matches!(&alone, Table::Ours { claim: said, whole: same, only_ours: less }
+                    if said == claim && same == whole && less <= only_ours);
+                assert!(same, "{alone:?} is {found:?} by the journal");
             } else {
-                assert!(journalled.contains(&claim.id), "found from nothing");
+                let begun = journalled.iter().any(|begun| begun.id == claim.id);
+                assert!(begun, "found from nothing");
                 // Alone, and by more than a boot record that anybody writes.
                 assert!(own.is_torn(&table), "recognised by too little");
             }
@@ -182,8 +214,8 @@ pub fn check(input: &[u8]) {
         }
         Table::Absent => {
             assert!(!COPIES.into_iter().any(|copy| table.has_header(copy)));
-            for id in &journalled {
-                assert!(!Own::of(geometry, id).is_torn(&table), "not recognised");
+            for begun in &journalled {
+                assert!(!own(&begun.id).is_torn(&table), "not recognised");
             }
         }
         Table::Foreign => {
@@ -191,14 +223,14 @@ pub fn check(input: &[u8]) {
             let both = COPIES.map(|copy| said(&table, copy));
             let one = both[0] == both[1] || both.contains(&None);
             assert!(!one || both == [None, None], "a valid claim is not seen");
-            for id in &journalled {
-                assert!(!Own::of(geometry, id).is_torn(&table), "not recognised");
+            for begun in &journalled {
+                assert!(!own(&begun.id).is_torn(&table), "not recognised");
             }
         }
     }
     // With less knowledge, less is ours and never something else.
     if let Table::Ours { .. } = alone {
-        assert_eq!(alone, found);
+        assert!(matches!(found, Table::Ours { .. }), "{alone:?} alone");
     }
 }
 
@@ -216,12 +248,20 @@ fn completed(ends: &Ends, stage: Stage, id: &ClaimId) {
     assert!(right, "{again:?}");
 }
 
-/// The tables of one claim.
-struct Own([gpt::Table; 2]);
+/// The tables of one claim, and what it may write over besides.
+struct Own([gpt::Table; 2], gpt::Table);
 
 impl Own {
-    fn of(geometry: Geometry, id: &ClaimId) -> Self {
-        Self(STAGES.map(|stage| gpt::Table::of(geometry, id, stage)))
+    fn of(geometry: Geometry, id: &ClaimId, over: bool) -> Self {
+        let before = if over {
+            approved(geometry)
+        } else {
+            gpt::Table::zero(geometry)
+        };
+        Self(
+            STAGES.map(|stage| gpt::Table::of(geometry, id, stage)),
+            before,
+        )
     }
 
     fn at(&self, stage: Stage) -> &gpt::Table {
@@ -240,8 +280,9 @@ impl Own {
     }
 
     fn has_nothing_else(&self, table: &gpt::Table) -> bool {
-        self.beside(table).all(|[there, pending, committed]| {
-            there == pending || there == committed || there.iter().all(|byte| *byte == 0)
+        let mut all = self.beside(table).zip(self.1.sectors());
+        all.all(|([there, pending, committed], before)| {
+            [pending, committed, before].contains(&there) || is_zero(there)
         })
     }
 
@@ -255,6 +296,12 @@ impl Own {
     fn is_torn(&self, table: &gpt::Table) -> bool {
         let mut beyond_boot_record = self.beside(table).skip(1);
         self.has_nothing_else(table)
-            && beyond_boot_record.any(|[there, ..]| there.iter().any(|byte| *byte != 0))
+            && beyond_boot_record.any(|[there, pending, committed]| {
+                [pending, committed].contains(&there) && !is_zero(there)
+            })
     }
+}
+
+fn is_zero(sector: &[u8]) -> bool {
+    sector.iter().all(|byte| *byte == 0)
 }

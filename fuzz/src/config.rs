@@ -69,6 +69,9 @@ fn asked_for(settings: &Settings, text: &str) {
     let names = |word: &str| text.contains(word);
     assert!(settings.mode == Mode::Observe || names("enforce"));
     assert!(!settings.policy.allow_loop || names("allow-loop"));
+    let policy = &settings.policy;
+    assert!(policy.allow.is_empty() || names("allow"));
+    assert!(policy.approvals.is_empty() || names("approve"));
     let lowered = settings.policy.min_size.0 < 10_000_000_000;
     assert!(!lowered || names("min-size"));
 }

@@ -2,6 +2,8 @@
 //! specification alone (2.10, chapter 5). It shares no code with the agent's,
 //! so what both agree on is not one mistake made twice.
 
+use std::collections::BTreeMap;
+
 use disk_discovery::claim::{Claim, ClaimId, Geometry, Stage};
 use uuid::Uuid;
 
@@ -142,6 +144,17 @@ impl Table {
         self.head
             .chunks(self.sector)
             .chain(self.tail.chunks(self.sector))
+    }
+
+    /// Every sector that is not zero, by its byte offset on the disk.
+    pub fn sectors_by_offset(&self) -> BTreeMap<u64, Vec<u8>> {
+        let in_front = (self.head.len() / self.sector) as u64;
+        let behind = self.last + 1 - (self.tail.len() / self.sector) as u64;
+        let numbers = (0..in_front).chain(behind..=self.last);
+        let offsets = numbers.map(|number| number * self.sector as u64);
+        let sectors = offsets.zip(self.sectors().map(<[u8]>::to_vec));
+        let is_zero = |sector: &[u8]| sector.iter().all(|byte| *byte == 0);
+        sectors.filter(|(_, sector)| !is_zero(sector)).collect()
     }
 
     /// Whether a header begins where that of a copy belongs.

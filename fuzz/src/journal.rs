@@ -2,7 +2,7 @@
 
 use disk_discovery::{
     claim::{Claim, Geometry, Stage, Table, TableImage, inspect},
-    journal::Entry,
+    journal::parse,
 };
 
 use serde_json::Value;
@@ -10,14 +10,19 @@ use serde_json::Value;
 use crate::gpt;
 
 pub fn check(input: &[u8]) {
-    let Ok(entry) = Entry::from_json(input) else {
+    let Ok(entry) = parse(input) else {
         return;
     };
     let written = serde_json::to_vec(&entry).expect("it is encoded");
-    let again = Entry::from_json(&written).expect("what it wrote");
+    let again = parse(&written).expect("what it wrote");
     assert_eq!(again, entry);
     let fields: Value = serde_json::from_slice(&written).expect("JSON");
-    assert_eq!(fields["version"], 1, "another format");
+    assert!(fields["version"] == 1 || fields["version"] == 2, "{fields}");
+    let begun = entry.begun().expect("what a disk is recognised by");
+    assert_eq!(begun.id, entry.claim);
+    // Without a token nothing may be written over.
+    assert_eq!(begun.approved, fields.get("approval").is_some());
+    assert!(begun.approved || begun.before.is_empty());
 
     let (wwn, serial) = (entry.wwn.as_deref(), entry.serial.as_deref());
     assert!(entry.fits(entry.geometry, wwn, serial), "not its own disk");

@@ -20,10 +20,12 @@ mod claim;
 mod config;
 mod gpt;
 mod journal;
+mod ledger;
 mod longhorn;
 mod mountinfo;
 mod names;
 mod recipe;
+mod rule;
 mod superblock;
 mod swaps;
 mod sysfs;
@@ -39,9 +41,11 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("claim", claim::check),
     ("config", config::check),
     ("journal", journal::check),
+    ("ledger", ledger::check),
     ("longhorn", longhorn::check),
     ("mountinfo", mountinfo::check),
     ("names", names::check),
+    ("rule", rule::check),
     ("superblock", superblock::check),
     ("swaps", swaps::check),
     ("sysfs", sysfs::check),

@@ -1,10 +1,11 @@
 //! Names and quantities: each is used in a place that others rely on.
 
 use disk_discovery::{
+    approval::Token,
     claim::{Stage, parse_partition_name, partition_name},
     config::Span,
     observe::device::is_part_of,
-    units::{Bytes, DevNo, DiskName, Filesystem},
+    units::{Bytes, DevNo, DiskName, Filesystem, Limit},
 };
 
 pub fn check(input: &[u8]) {
@@ -13,6 +14,8 @@ pub fn check(input: &[u8]) {
     device_number(&text);
     size(&text);
     part_of(&text);
+    token(&text);
+    limit(&text);
     // The clock of the round: no text may bring it down.
     drop(text.parse::<Span>());
     if let Some(filesystem) = Filesystem::from_name(&text) {
@@ -85,6 +88,21 @@ fn size(text: &str) {
     };
     let number: u64 = number.parse().expect("what was accepted");
     assert_eq!(number.checked_mul(factor), Some(size), "{text:?}");
+}
+
+fn token(text: &str) {
+    if let Ok(token) = text.parse::<Token>() {
+        // Digits in capitals are the same number.
+        assert_eq!(token.to_string(), text.trim().to_ascii_lowercase());
+    }
+}
+
+fn limit(text: &str) {
+    if let Ok(Limit(limit)) = text.parse() {
+        let shown = limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
+        let plain = text.trim_start_matches('0');
+        assert!(shown == text || plain == shown || shown == "0", "{text:?}");
+    }
 }
 
 /// Two kernel names with a slash, which no kernel name has, between them.

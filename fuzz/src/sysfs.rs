@@ -56,7 +56,7 @@ const PLACES: [Place; 6] = [
 
 /// In the order in which an input has their contents, separated by NUL. One
 /// that is missing in the input is missing in the directory.
-const ATTRIBUTES: [&str; 12] = [
+const ATTRIBUTES: [&str; 13] = [
     "uevent",
     "size",
     "start",
@@ -69,6 +69,8 @@ const ATTRIBUTES: [&str; 12] = [
     "device/serial",
     "device/wwid",
     "device/transport",
+    // Binary: the last one, so that it may have NULs.
+    "device/vpd_pg80",
 ];
 
 pub fn check(input: &[u8]) {
@@ -77,7 +79,8 @@ pub fn check(input: &[u8]) {
     };
     let choice = usize::from(*choice) % PLACES.len();
     let place = &PLACES[choice];
-    let contents: Vec<&[u8]> = contents.split(|byte| *byte == 0).collect();
+    let contents = contents.splitn(ATTRIBUTES.len(), |byte| *byte == 0);
+    let contents: Vec<&[u8]> = contents.collect();
     let device = TREE.with_borrow_mut(|tree| tree.read(choice, &contents));
     let device = device.expect("a tree");
 
@@ -91,8 +94,10 @@ pub fn check(input: &[u8]) {
     let uevent = text("uevent").unwrap_or_default();
     kind(place, &device, &uevent);
     numbers(&device, &uevent, &text);
-    if place.disk.is_none() {
-        words(&device, &text);
+    if place.disk.is_none() && !device.is_partition() {
+        assert_eq!(device.model, Fact::Known(text("device/model")));
+        let page = contents.get(12).copied();
+        serial(&device, text("device/serial"), page);
     }
     if let Some(transport) = place.transport {
         assert_eq!(device.transport, Fact::Known(transport));
@@ -196,17 +201,22 @@ fn numbers(device: &Device, uevent: &str, text: &dyn Fn(&str) -> Option<String>)
     }
 }
 
-/// What the disk says of itself is taken as it is, or not at all.
-fn words(device: &Device, text: &dyn Fn(&str) -> Option<String>) {
-    if device.is_partition() {
-        return;
-    }
-    for (word, attribute) in [
-        (&device.model, "device/model"),
-        (&device.serial, "device/serial"),
-    ] {
-        assert_eq!(*word, Fact::Known(text(attribute)), "{attribute}");
-    }
+/// The serial number: the attribute, or page 80h of a SCSI disk (SPC-5, 7.7.19).
+fn serial(device: &Device, attribute: Option<String>, page: Option<&[u8]>) {
+    let page = page.map(|page| &page[..page.len().min(4096)]);
+    let expected = match (attribute, page) {
+        (None, Some(page)) if device.name.starts_with("sd") => match page {
+            [_, 0x80, high, low, rest @ ..] => {
+                let len = usize::from(*high) << 8 | usize::from(*low);
+                let said = String::from_utf8_lossy(&rest[..len.min(rest.len())]);
+                let said = said.trim_matches(|c: char| c.is_whitespace() || c == '\0');
+                Some(Some(said.to_owned()).filter(|said| !said.is_empty()))
+            }
+            _ => None,
+        },
+        (attribute, _) => Some(attribute),
+    };
+    assert_eq!(device.serial.known().ok(), expected.as_ref());
 }
 
 fn value(uevent: &str, key: &str) -> Option<String> {

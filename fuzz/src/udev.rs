@@ -21,6 +21,9 @@ pub fn check(input: &[u8]) {
     }
     let multipath = last("E:DM_MULTIPATH_DEVICE_PATH=").as_deref() == Some("1");
     assert_eq!(record.multipath_member, multipath);
+    let links = text.lines().filter_map(|line| line.strip_prefix("S:disk/"));
+    let kept = |link: &&str| link.starts_with("by-id/") || link.starts_with("by-path/");
+    assert_eq!(record.links, links.filter(kept).collect::<Vec<_>>());
     let finished = last("I:").is_some_and(|time| !time.is_empty());
     assert_eq!(record.initialized, finished);
 }

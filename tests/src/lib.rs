@@ -1,6 +1,7 @@
 //! What tests, benches and the demo share: a virtual machine with the agent
 //! installed as an operator would install it.
 
+pub mod evidence;
 pub mod node;
 pub mod report;
 

@@ -8,9 +8,11 @@
     clippy::indexing_slicing
 )]
 
+mod gates;
 mod inputs;
 mod interrupted;
 mod lasting;
+mod permitted;
 mod taken;
 
 use anyhow::Result;
@@ -26,6 +28,8 @@ fn main() {
         lasting::CASES,
         interrupted::CASES,
         inputs::CASES,
+        permitted::CASES,
+        gates::CASES,
     ]
     .concat();
     if arguments.list {

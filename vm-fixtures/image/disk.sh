@@ -36,12 +36,13 @@ echo 6f3b1a0c52d94e7f8a1b2c3d4e5f6071 >"$root/etc/machine-id"
 : >"$root/etc/fstab"
 rm -f "$root/etc/resolv.conf"
 echo 'nameserver 10.0.2.3' >"$root/etc/resolv.conf"
-# udev's rules stay as Debian ships them; arrays and volume groups on test disks are assembled
-# only when a test asks for it.
+# udev's rules stay as Debian ships them but for one; arrays, volume groups and bcache on test
+# disks are assembled only when a test asks for it.
 mkdir -p "$root/etc/mdadm"
 echo 'AUTO -all' >"$root/etc/mdadm/mdadm.conf"
 [ ! -e "$root/etc/lvm/lvm.conf" ] ||
     sed -i 's/^[# \t]*event_activation = 1/\tevent_activation = 0/' "$root/etc/lvm/lvm.conf"
+ln -s /dev/null "$root/etc/udev/rules.d/69-bcache.rules"
 rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/log/*
 
 # The initramfs.

@@ -86,6 +86,15 @@ impl Ends {
         self.head.chunks(sector).chain(self.tail.chunks(sector))
     }
 
+    /// Every sector of both ends with its byte offset on the disk, in order.
+    pub fn sectors_at(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let size = u64::from(self.geometry.sector).max(1);
+        let tail_start = self.geometry.size.saturating_sub(self.tail.len() as u64);
+        let head = (0..self.head.len() as u64 / size).map(move |at| at * size);
+        let tail = (0..self.tail.len() as u64 / size).map(move |at| tail_start + at * size);
+        head.chain(tail).zip(self.sectors())
+    }
+
     /// The range of bytes to write at the position, in whichever end it lies.
     fn writable(&mut self, len: usize) -> io::Result<&mut [u8]> {
         let tail_start = self.geometry.size - self.tail.len() as u64;

@@ -1,18 +1,21 @@
 //! Reads a claim back from the two ends of a disk, torn or whole.
 
-use std::io::{Seek, SeekFrom};
+use std::{
+    collections::BTreeMap,
+    io::{Seek, SeekFrom},
+};
 
 use gptman::{GPTHeader, GPTPartitionEntry};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    Claim, ClaimId, Ends, Stage, TableImage, ends::ENTRY_ARRAY, parse_partition_name,
+    Begun, Claim, ClaimId, Ends, Stage, TableImage, ends::ENTRY_ARRAY, parse_partition_name,
     table::LINUX_FILESYSTEM,
 };
 
 /// What the two ends of a disk say about a claim of ours.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Table {
     /// No header of a GPT in either place and nothing of a claim that is known
@@ -24,18 +27,19 @@ pub enum Table {
         claim: Claim,
         /// Both copies are exactly what the claim's stage demands.
         whole: bool,
-        /// Each sector of both ends is zero or from this claim's own tables:
-        /// completing the table cannot destroy anything else.
+        /// Each sector of both ends is zero, from this claim's own tables, or
+        /// what a person approved to be written over: completing the table
+        /// cannot destroy anything else.
         only_ours: bool,
     },
     /// A GPT that is not ours, or a damaged one of unknown origin.
     Foreign,
 }
 
-/// Reads the claim. `journalled` are the claims that the journal says were
-/// begun on this disk: they let a table be recognised that was torn before
-/// either copy was valid.
-pub fn inspect(ends: &Ends, journalled: &[ClaimId]) -> Table {
+/// Reads the claim. `begun` are the claims that the journal says were begun on
+/// this disk: they let a table be recognised that was torn before either copy
+/// was valid.
+pub fn inspect(ends: &Ends, begun: &[Begun]) -> Table {
     let last = ends.geometry().sectors().saturating_sub(1);
     let primary = read_copy(ends, 1);
     let backup = read_copy(ends, last);
@@ -58,18 +62,20 @@ pub fn inspect(ends: &Ends, journalled: &[ClaimId]) -> Table {
             Copy::NoHeader | Copy::Foreign => true,
         });
         return if both_ours {
-            compare(ends, claim)
+            let begun = begun.iter().find(|begun| begun.id == claim.id);
+            compare(ends, claim, begun.map(|begun| &begun.before))
         } else {
             Table::Foreign
         };
     }
 
-    let torn = journalled.iter().find_map(|id| {
+    let torn = begun.iter().find_map(|begun| {
+        let id = &begun.id;
         let claim = Claim {
             id: id.clone(),
             stage: Stage::Pending,
         };
-        let table = compare(ends, claim);
+        let table = compare(ends, claim, Some(&begun.before));
         let ours = matches!(
             table,
             Table::Ours {
@@ -104,8 +110,9 @@ fn is_zero(sector: &[u8]) -> bool {
 /// Compares what is there with the tables that the claim would write. One
 /// sector that only the committed table has makes the claim committed: the
 /// commit begins when the filesystem is complete, and what is committed is
-/// never formatted again.
-fn compare(ends: &Ends, mut claim: Claim) -> Table {
+/// never formatted again. `before` are sectors that were on the disk when it
+/// was approved.
+fn compare(ends: &Ends, mut claim: Claim, before: Option<&BTreeMap<u64, Vec<u8>>>) -> Table {
     let image = |stage| TableImage::build(ends.geometry(), &claim.id, stage);
     let (Ok(pending), Ok(committed)) = (image(Stage::Pending), image(Stage::Committed)) else {
         return Table::Foreign;
@@ -123,11 +130,15 @@ fn compare(ends: &Ends, mut claim: Claim) -> Table {
         Stage::Committed => &committed,
     };
     let whole = ends.sectors().eq(wanted.ends().sectors());
+    let was_there = |at: u64, there: &[u8]| {
+        let then = before.and_then(|before| before.get(&at));
+        then.is_some_and(|then| then.as_slice() == there)
+    };
     let only_ours = ends
-        .sectors()
+        .sectors_at()
         .zip(both())
-        .all(|(there, (pending, committed))| {
-            there == pending || there == committed || is_zero(there)
+        .all(|((at, there), (pending, committed))| {
+            there == pending || there == committed || is_zero(there) || was_there(at, there)
         });
     Table::Ours {
         claim,
@@ -213,6 +224,10 @@ mod tests {
         ClaimId::fresh(name.parse().expect("a name"))
     }
 
+    fn begun(id: &ClaimId) -> Begun {
+        Begun::on_blank(id.clone())
+    }
+
     fn image(id: &ClaimId, stage: Stage, sector: u32) -> Ends {
         let geometry = Geometry {
             size: 12 << 30,
@@ -268,7 +283,7 @@ mod tests {
             sector: 512,
         })
         .expect("ends");
-        assert_eq!(inspect(&ends, &[id("sdb1")]), Table::Absent);
+        assert_eq!(inspect(&ends, &[begun(&id("sdb1"))]), Table::Absent);
     }
 
     #[test]
@@ -303,7 +318,7 @@ mod tests {
         let zero = Ends::zeroed(ours.geometry()).expect("ends");
         let ends = mixed(&[&zero, &ours], |at| usize::from(at == 0));
         assert_ne!(ends, zero);
-        assert_eq!(inspect(&ends, &[id]), Table::Absent);
+        assert_eq!(inspect(&ends, &[begun(&id)]), Table::Absent);
     }
 
     #[test]
@@ -316,10 +331,39 @@ mod tests {
         let ends = mixed(&[&zero, &committed], |at| {
             usize::from(at != 1 && at != last)
         });
-        let Table::Ours { claim, .. } = inspect(&ends, &[id]) else {
+        let Table::Ours { claim, .. } = inspect(&ends, &[begun(&id)]) else {
             panic!("not recognised");
         };
         assert_eq!(claim.stage, Stage::Committed);
+    }
+
+    /// As `wipefs` or a shorter overwrite leaves the entries of an old table.
+    #[test]
+    fn over_an_approved_residue_a_torn_table_is_recognised_and_anything_else_is_not() {
+        let id = id("sdb1");
+        let ours = image(&id, Stage::Pending, 512);
+        let residue = vec![0x5a; 512];
+        let mut head = ours.head().to_vec();
+        head[4 * 512..5 * 512].copy_from_slice(&residue);
+        let ends = Ends::new(ours.geometry(), head, ours.tail().to_vec()).expect("ends");
+        let only_ours = |before: &[(u64, &[u8])]| {
+            let begun = Begun {
+                before: before
+                    .iter()
+                    .map(|(at, bytes)| (*at, bytes.to_vec()))
+                    .collect(),
+                approved: true,
+                ..begun(&id)
+            };
+            match inspect(&ends, &[begun]) {
+                Table::Ours { only_ours, .. } => only_ours,
+                Table::Absent | Table::Foreign => false,
+            }
+        };
+        assert!(only_ours(&[(4 * 512, &residue)]));
+        assert!(!only_ours(&[]));
+        assert!(!only_ours(&[(5 * 512, &residue)]), "at another place");
+        assert!(!only_ours(&[(4 * 512, &[0x5b; 512])]), "other bytes");
     }
 
     #[test]
@@ -388,7 +432,7 @@ mod tests {
             let committed = image(&id, Stage::Committed, 512);
             let zero = Ends::zeroed(pending.geometry()).expect("ends");
             let ends = mixed(&[&zero, &pending, &committed], |at| written[at % written.len()]);
-            match inspect(&ends, std::slice::from_ref(&id)) {
+            match inspect(&ends, &[begun(&id)]) {
                 Table::Ours { claim, only_ours, .. } => {
                     prop_assert_eq!(&claim.id, &id);
                     prop_assert!(only_ours);
@@ -409,7 +453,7 @@ mod tests {
             let at = at.min(part.len() - 1);
             part[at] ^= 1 << bit;
             let ends = Ends::new(ours.geometry(), head, tail).expect("ends");
-            let found = inspect(&ends, &[id]);
+            let found = inspect(&ends, &[begun(&id)]);
             let writable = matches!(found, Table::Ours { only_ours: true, .. });
             prop_assert!(!writable, "{:?}", found);
         }
@@ -421,7 +465,7 @@ mod tests {
         ) {
             let geometry = Geometry { size: 12 << 30, sector: 512 };
             let ends = Ends::new(geometry, head, tail).expect("ends");
-            let ours = matches!(inspect(&ends, &[id("sdb1")]), Table::Ours { .. });
+            let ours = matches!(inspect(&ends, &[begun(&id("sdb1"))]), Table::Ours { .. });
             prop_assert!(!ours);
         }
     }

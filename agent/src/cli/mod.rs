@@ -1,5 +1,6 @@
 //! The command line: a file for each subcommand.
 
+mod explain;
 mod plan;
 mod run;
 
@@ -9,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     config::{LogFormat, Options, Settings},
+    observe::sample::Seed,
     text::chain,
 };
 
@@ -43,6 +45,19 @@ enum Command {
         #[command(flatten)]
         options: Options,
     },
+    /// Show what is known of one device, why it is judged so, and what to do; writes nothing
+    Explain {
+        /// Kernel name, device node, or a link to it: sdb, /dev/sdb, /dev/disk/by-id/...
+        device: PathBuf,
+        /// Form of the output
+        #[arg(short, long, value_enum, default_value = "text")]
+        output: explain::Output,
+        /// Repeat a proof: take the sample where this seed says, as 16 hexadecimal digits
+        #[arg(long, value_name = "SEED")]
+        seed: Option<Seed>,
+        #[command(flatten)]
+        options: Options,
+    },
 }
 
 /// Exit code for options that cannot be used, as clap has it.
@@ -59,6 +74,15 @@ pub fn main() -> ExitCode {
         Command::Plan { output, options } => (
             options,
             Box::new(move |settings| plan::plan(settings, output)),
+        ),
+        Command::Explain {
+            device,
+            output,
+            seed,
+            options,
+        } => (
+            options,
+            Box::new(move |settings| explain::explain(settings, &device, output, seed)),
         ),
     };
     let file = cli
@@ -78,7 +102,9 @@ fn show(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        eprintln!("disk-discovery: no subcommand given; there are run and plan, see --help");
+        eprintln!(
+            "disk-discovery: no subcommand given; there are run, plan and explain, see --help"
+        );
         return ExitCode::from(USAGE);
     }
     let text = error.to_string();
@@ -98,6 +124,17 @@ fn show(error: &clap::Error) -> ExitCode {
 fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
     eprintln!("disk-discovery: {}", chain(error));
     ExitCode::from(code)
+}
+
+/// Prints to stdout. A reader that has seen enough is no failure: head and
+/// less close the pipe.
+fn print(text: &str) -> ExitCode {
+    use std::io::{ErrorKind, Write};
+    match writeln!(std::io::stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => fail(1, &error),
+    }
 }
 
 /// Sends log lines to stderr.

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Write,
     process::ExitCode,
 };
 
@@ -11,11 +10,11 @@ use comfy_table::{Table, presets::NOTHING};
 
 use crate::{
     config::Settings,
-    journal::Journal,
     longhorn::View,
     look::Look,
     observe::{Dirty, Observer},
     report::{Report, Round, RoundCost, Row},
+    state::State,
     units::Bytes,
 };
 
@@ -26,12 +25,15 @@ pub(super) enum Output {
     Table,
     /// For machines; the form of `/v1/disks`.
     Json,
+    /// Everything that was read, as JSON, errors included; for a report of a
+    /// problem. Its form is not stable.
+    Evidence,
 }
 
 pub(super) fn plan(settings: Settings, output: Output) -> ExitCode {
     super::log_to_stderr(&settings);
-    let journal = Journal::below(&settings.state_dir);
-    let observer = Observer::new(settings.host(), settings.mount_root.clone(), journal);
+    let state = State::below(&settings.state_dir);
+    let observer = Observer::new(settings.host(), settings.mount_root.clone(), state);
     let mut look = Look::new(settings.host(), settings.policy.clone(), observer);
     let seen = look.look(&Dirty::Everything, &BTreeSet::new());
     let cost = RoundCost {
@@ -48,22 +50,20 @@ pub(super) fn plan(settings: Settings, output: Output) -> ExitCode {
         cost,
         longhorn: View::Off,
     };
-    let report = round.report(
-        &settings.node_name,
-        settings.mode,
-        &settings.policy.mount_root,
-    );
-    let text = match output {
-        Output::Table => Ok(table(&report)),
-        Output::Json => serde_json::to_string_pretty(&report),
+    let report = || {
+        round.report(
+            &settings.node_name,
+            settings.mode,
+            &settings.policy.mount_root,
+        )
     };
-    let written = text
-        .map_err(std::io::Error::other)
-        .and_then(|text| writeln!(std::io::stdout(), "{text}"));
-    match written {
-        Ok(()) => ExitCode::SUCCESS,
-        // head and less close the pipe when they have seen enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+    let text = match output {
+        Output::Table => Ok(table(&report())),
+        Output::Json => serde_json::to_string_pretty(&report()),
+        Output::Evidence => serde_json::to_string_pretty(&round.inventory),
+    };
+    match text {
+        Ok(text) => super::print(&text),
         Err(error) => super::fail(1, &error),
     }
 }
@@ -77,17 +77,11 @@ fn table(report: &Report) -> String {
         let size = row
             .size
             .map_or_else(|| "?".to_owned(), |size| Bytes(size).to_string());
-        let verdict = serde_json::to_value(row.verdict).ok();
-        let verdict = verdict
-            .as_ref()
-            .and_then(|verdict| verdict.as_str())
-            .unwrap_or_default()
-            .to_owned();
         table.add_row([
             row.device.clone(),
             size,
             row.model.clone().unwrap_or_default(),
-            verdict,
+            row.verdict.name().to_owned(),
             row.reason.clone().unwrap_or_default(),
             detail(row),
         ]);
@@ -106,17 +100,6 @@ fn detail(row: &Row) -> String {
     match (&row.mount_path, row.mounted) {
         (Some(path), Some(true)) => format!("mounted at {path}"),
         (Some(path), _) => format!("{} at {path}", row.filesystem.unwrap_or_default()),
-        (None, _) => match &row.detail {
-            Some(detail)
-                if row
-                    .reason
-                    .as_deref()
-                    .is_some_and(|reason| reason.ends_with(detail.as_str())) =>
-            {
-                String::new()
-            }
-            Some(detail) => detail.clone(),
-            None => String::new(),
-        },
+        (None, _) => row.detail.clone().unwrap_or_default(),
     }
 }

@@ -83,12 +83,10 @@ fn pending_left(
             "other data beside the claim",
         ));
     }
-    if let Some(at) = inside
-        .around
-        .as_ref()
-        .ok_or_else(not_read)?
-        .known()
-        .map_err(failed)?
+    let around = inside.around.as_ref().ok_or_else(not_read)?;
+    // What a person approved to be written over may also lie beside it.
+    if let Some(at) = around.known().map_err(failed)?
+        && !inside.approved
     {
         return Err(Refusal::new(
             Reason::ClaimDamaged,

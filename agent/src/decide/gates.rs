@@ -1,10 +1,10 @@
 //! The gates that a disk passes before anything is done with it, in order.
 //! Each returns the reason at which it stops.
 
-use super::{Reason, Refusal, view::View};
+use super::{Reason, Refusal, rule::Field, view::View, volumes};
 use crate::{
     fact::{Fact, Unreadable},
-    observe::{Device, Transport, medium::Content, signature::Signature},
+    observe::{Device, Transport, medium::Content, scan::Scan, signature::Signature},
 };
 
 impl From<&Unreadable> for Refusal {
@@ -41,7 +41,9 @@ pub(super) fn kind(view: &View<'_>, device: &Device) -> Gate {
             let number = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
             number(controller) && number(namespace)
         });
-    refuse_if(device.is_partition(), Reason::Partition, "")?;
+    if let Some(disk) = &device.parent {
+        return Err(Refusal::new(Reason::Partition, format_args!("of {disk}")));
+    }
     let hidden = device.hidden.is_known_and(|hidden| *hidden);
     refuse_if(hidden, Reason::HiddenPath, "")?;
     let disk = ["sd", "vd", "xvd"].into_iter().any(letters_after)
@@ -59,40 +61,96 @@ pub(super) fn never_touch(view: &View<'_>, disk: &Device) -> Gate {
         Err(why) => return Err(Refusal::new(Reason::SystemDiskUnresolved, why)),
         Ok(system) => refuse_if(system.contains(disk.name.as_str()), Reason::SystemDisk, "")?,
     }
+    match &view.swap {
+        Err(why) => return Err(Refusal::new(Reason::SystemDiskUnresolved, why)),
+        Ok(swap) => {
+            if let Some(area) = swap.get(disk.name.as_str()) {
+                return Err(Refusal::new(Reason::Swap, area));
+            }
+        }
+    }
     let vendor = disk.vendor.known()?.as_deref().unwrap_or_default();
     let model = disk.model.known()?.as_deref().unwrap_or_default();
-    let id_path = match disk.udev.known()? {
-        Some(record) => record.id_path.as_deref().unwrap_or_default(),
-        None => "",
-    };
+    let record = disk.udev.known()?.as_ref();
+    let id_path = record.and_then(|record| record.id_path.as_deref());
+    let of_longhorn = |text: &str| text.to_ascii_lowercase().contains("longhorn");
     let longhorn = (vendor == "IET" && model == "VIRTUAL-DISK")
         || model == "SPDK bdev Controller"
-        || id_path.contains("iqn.2019-10.io.longhorn");
+        || of_longhorn(id_path.unwrap_or_default())
+        || of_longhorn(vendor)
+        || of_longhorn(model);
     refuse_if(
         longhorn,
         Reason::LonghornVolume,
         format_args!("{vendor} {model}"),
     )?;
+    refuse_if(
+        *disk.transport.known()? == Transport::Other,
+        Reason::UnknownTransport,
+        "",
+    )
+}
+
+/// Disks that are probably not this node's own: left alone unless the policy
+/// names the very property that makes them so.
+pub(super) fn hazard(view: &View<'_>, disk: &Device) -> Gate {
+    let unless_named = |fields: &[Field], reason, detail: &dyn std::fmt::Display| {
+        refuse_if(!view.policy.names(disk, fields), reason, detail)
+    };
     match disk.transport.known()? {
-        transport @ (Transport::Iscsi | Transport::FibreChannel | Transport::NvmeFabrics) => Err(
-            Refusal::new(Reason::NetworkTransport, format_args!("{transport:?}")),
-        ),
-        Transport::Other => Err(Reason::UnknownTransport.into()),
-        Transport::Usb => Err(Refusal::new(Reason::Removable, "USB")),
+        transport @ (Transport::Iscsi | Transport::FibreChannel | Transport::NvmeFabrics) => {
+            unless_named(
+                &[Field::Transport],
+                Reason::NetworkTransport,
+                &transport.name(),
+            )?;
+        }
+        Transport::Usb => unless_named(&[Field::Transport], Reason::Removable, &"USB")?,
         Transport::Virtio
         | Transport::Scsi
         | Transport::Nvme
         | Transport::Mmc
-        | Transport::Virtual => refuse_if(
-            *disk.removable.known()?,
-            Reason::Removable,
-            "removable medium",
+        | Transport::Virtual
+        | Transport::Other => {}
+    }
+    if *disk.removable.known()? {
+        unless_named(&[Field::Removable], Reason::Removable, &"removable medium")?;
+    }
+    let text = |fact: &'_ Fact<Option<String>>| -> Result<String, Refusal> {
+        Ok(fact.known()?.clone().unwrap_or_default())
+    };
+    let (vendor, model) = (text(&disk.vendor)?, text(&disk.model)?);
+    let (serial, wwn) = (text(&disk.serial)?, text(&disk.wwn)?);
+    match volumes::provider(disk, &vendor, &model, &serial, &wwn) {
+        Some(provider) => unless_named(
+            &[Field::Vendor, Field::Model, Field::Serial, Field::Wwn],
+            Reason::CsiVolume,
+            &provider,
         ),
+        None => Ok(()),
     }
 }
 
 /// What the operator asks of a new disk.
 pub(super) fn policy(view: &View<'_>, disk: &Device) -> Gate {
+    let mut doubt = None;
+    for rule in &view.policy.deny {
+        match rule.matches(disk) {
+            Fact::Known(true) => return Err(Refusal::new(Reason::Denied, rule)),
+            Fact::Known(false) => {}
+            Fact::Unreadable(why) => return Err((&why).into()),
+        }
+    }
+    let mut allowed = view.policy.allow.is_empty();
+    for rule in &view.policy.allow {
+        match rule.matches(disk) {
+            Fact::Known(matches) => allowed |= matches,
+            Fact::Unreadable(why) => doubt = Some(why),
+        }
+    }
+    if !allowed {
+        return Err(doubt.map_or(Reason::NotAllowed.into(), |why| (&why).into()));
+    }
     let size = crate::units::Bytes(*disk.size.known()?);
     let least = view.policy.min_size;
     refuse_if(
@@ -100,7 +158,16 @@ pub(super) fn policy(view: &View<'_>, disk: &Device) -> Gate {
         Reason::TooSmall,
         format_args!("{size} is not more than {least}"),
     )?;
-    refuse_if(*disk.read_only.known()?, Reason::ReadOnly, "")
+    refuse_if(*disk.read_only.known()?, Reason::ReadOnly, "")?;
+    frozen(view)
+}
+
+/// Formatting is not frozen on this node.
+pub(super) fn frozen(view: &View<'_>) -> Gate {
+    match &view.inventory.standing.known()?.frozen {
+        Some(why) => Err(Refusal::new(Reason::Frozen, why)),
+        None => Ok(()),
+    }
 }
 
 /// Use by anybody, of the disk or of a partition on it.
@@ -108,16 +175,13 @@ pub(super) fn in_use(view: &View<'_>, disk: &Device) -> Gate {
     let parts = || std::iter::once(disk).chain(view.partitions(disk).iter().copied());
     for device in parts() {
         if let Some(mount) = view.mounts_of(device).first() {
-            return Err(Refusal::new(
-                Reason::Mounted,
-                format_args!("{} at {}", device.name, mount.mountpoint),
-            ));
+            let detail = format_args!("{} at {}", device.name, mount.mountpoint);
+            return Err(Refusal::new(Reason::Mounted, detail));
         }
         if let Some(mount) = view.raw_mount_of(device) {
             let detail = format_args!("{} as a raw device at {}", device.name, mount.mountpoint);
             return Err(Refusal::new(Reason::Mounted, detail));
         }
-        refuse_if(view.is_swap(device), Reason::Swap, &device.name)?;
         for (relation, stacked) in [
             ("under", device.holders.known()?),
             ("on", device.slaves.known()?),
@@ -179,21 +243,44 @@ pub(super) fn udev_agrees(disk: &Device) -> Gate {
     }
 }
 
-/// The medium proves that the disk is blank.
-pub(super) fn blank(content: &Content) -> Gate {
+/// Nothing is known of the disk's owner and nobody holds it.
+pub(super) fn unowned(content: &Content) -> Result<&Scan, Refusal> {
     let failed = |why: &Unreadable| Refusal::new(Reason::ProbeFailed, why);
     match content.signature.known().map_err(failed)? {
         Signature::Nothing => {}
-        Signature::Found(found) => return Err(Refusal::new(Reason::Signature, &found.kind)),
+        Signature::Found(found) => return Err(Refusal::signature(&found.kind, "")),
         Signature::Ambivalent => return Err(Reason::AmbivalentSignatures.into()),
     }
-    if let Some(at) = content.residue.known().map_err(failed)? {
-        return Err(Refusal::new(
-            Reason::ResidualData,
-            format_args!("first at byte {at}"),
-        ));
+    let scan = content
+        .scan
+        .as_ref()
+        .ok_or_else(|| Refusal::new(Reason::ProbeFailed, "not scanned"))?
+        .known()
+        .map_err(failed)?;
+    if let Some(trace) = scan.traces.iter().find(|trace| !trace.wiped) {
+        let detail = format_args!("at byte {}", trace.at);
+        return Err(Refusal::signature(&trace.kind, detail));
     }
-    refuse_if(*content.busy.known().map_err(failed)?, Reason::Busy, "")
+    refuse_if(*content.busy.known().map_err(failed)?, Reason::Busy, "")?;
+    Ok(scan)
+}
+
+/// Nothing that was read is other than zero.
+pub(super) fn zero(scan: &Scan) -> Gate {
+    let Some(at) = scan.residue else {
+        return Ok(());
+    };
+    let wiped = scan.traces.iter().find(|trace| trace.wiped);
+    Err(match wiped {
+        Some(trace) => Refusal::new(
+            Reason::ResidualData,
+            format_args!(
+                "first at byte {at}; {} was wiped, a copy is at byte {}",
+                trace.kind, trace.at
+            ),
+        ),
+        None => Refusal::new(Reason::ResidualData, format_args!("first at byte {at}")),
+    })
 }
 
 /// The second witness sees no use.

@@ -3,25 +3,36 @@
 
 mod claimed;
 mod gates;
+mod limits;
 mod names;
 mod policy;
 mod reason;
+mod rule;
 #[cfg(test)]
 mod tests;
 mod verdict;
 mod view;
+mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use claimed::{Claimed, Left, claimed};
 pub use policy::Policy;
 pub use reason::{Reason, Refusal};
+pub use rule::{BadRule, Rule};
+#[cfg(test)]
+pub(crate) use tests::{example_disk, example_host};
 pub use verdict::{Managed, Provision, Resume, Verdict, VerdictKind};
 
 use crate::{
-    claim::{Claim, ClaimId, Geometry, Table},
-    fact::Fact,
-    observe::{Device, Inventory, Medium, medium::Depth},
+    approval::Token,
+    claim::{Begun, Claim, Geometry, Table},
+    fact::{Fact, Unreadable},
+    journal::Entry,
+    observe::{
+        Device, Inventory, Medium,
+        medium::{Content, Depth},
+    },
     units::{DiskName, Filesystem},
 };
 use claimed::mounted_in_place;
@@ -38,7 +49,7 @@ pub fn shortlist(inventory: &Inventory, policy: &Policy) -> BTreeMap<String, Dep
         .filter_map(|disk| {
             let eligible = before_medium(&view, disk).is_ok();
             let might_be_ours =
-                view.partitions(disk).len() == 1 || !journalled(inventory, disk).is_empty();
+                view.partitions(disk).len() == 1 || !begun(inventory, disk).is_empty();
             let depth = if eligible {
                 Depth::Blankness
             } else if might_be_ours {
@@ -52,27 +63,29 @@ pub fn shortlist(inventory: &Inventory, policy: &Policy) -> BTreeMap<String, Dep
 }
 
 /// Claims that the journal says were begun on a disk.
-pub fn journalled(inventory: &Inventory, disk: &Device) -> Vec<ClaimId> {
-    let (Ok(entries), Ok(size), Ok(Some(sector))) = (
-        inventory.journal.known(),
-        disk.size.known(),
-        disk.sector.known(),
-    ) else {
-        return Vec::new();
+pub fn begun(inventory: &Inventory, disk: &Device) -> Vec<Begun> {
+    entries_of(inventory, disk)
+        .filter_map(Entry::begun)
+        .collect()
+}
+
+/// Entries of the journal that may be about a disk.
+fn entries_of<'a>(inventory: &'a Inventory, disk: &Device) -> impl Iterator<Item = &'a Entry> {
+    let geometry = match (disk.size.known(), disk.sector.known()) {
+        (Ok(size), Ok(Some(sector))) => Some(Geometry {
+            size: *size,
+            sector: *sector,
+        }),
+        (Ok(_), Ok(None)) | (Err(_), _) | (_, Err(_)) => None,
     };
-    let geometry = Geometry {
-        size: *size,
-        sector: *sector,
-    };
+    let entries = inventory.journal.known().map_or(&[][..], Vec::as_slice);
     let text = |fact: &Fact<Option<String>>| fact.known().map_or(None, Clone::clone);
     let (wwn, serial) = (text(&disk.wwn), text(&disk.serial));
-    entries
-        .iter()
-        .filter(|entry| {
+    entries.iter().filter(move |entry| {
+        geometry.is_some_and(|geometry| {
             entry.still_holds() && entry.fits(geometry, wwn.as_deref(), serial.as_deref())
         })
-        .map(|entry| entry.claim.clone())
-        .collect()
+    })
 }
 
 /// A verdict for every device.
@@ -88,6 +101,7 @@ pub fn decide(inventory: &Inventory, policy: &Policy) -> BTreeMap<String, Verdic
         })
         .collect();
     refuse_shared_names(&mut verdicts);
+    limits::keep(&view, &mut verdicts);
     verdicts
 }
 
@@ -97,22 +111,48 @@ pub fn decide(inventory: &Inventory, policy: &Policy) -> BTreeMap<String, Verdic
 /// # Errors
 /// Why it is not proven.
 pub fn blank(medium: &Medium) -> Result<(), Refusal> {
-    let failed = |why: &crate::fact::Unreadable| Refusal::new(Reason::ProbeFailed, why);
+    gates::zero(gates::unowned(unclaimed(medium)?)?)
+}
+
+/// Whether what was read on the exclusively opened disk is what a person
+/// approved: nothing known, and the state that the token is for.
+///
+/// # Errors
+/// Why it is not.
+pub fn approved(medium: &Medium, token: Token) -> Result<(), Refusal> {
+    let content = unclaimed(medium)?;
+    gates::unowned(content)?;
+    if content.approvals.contains(&token) {
+        Ok(())
+    } else {
+        let detail = "the disk is not in the state that was approved any more";
+        Err(Refusal::new(Reason::ResidualData, detail))
+    }
+}
+
+/// Whether a disk may turn out to be taken, as far as its medium goes.
+pub fn may_be_taken(medium: &Medium) -> bool {
+    blank(medium).is_ok() || unclaimed(medium).is_ok_and(|content| !content.approvals.is_empty())
+}
+
+/// What a disk without a claim or another GPT holds.
+fn unclaimed(medium: &Medium) -> Result<&Content, Refusal> {
+    let failed = |why: &Unreadable| Refusal::new(Reason::ProbeFailed, why);
     match medium.table.known().map_err(failed)? {
         Table::Absent => {}
         Table::Ours { .. } => return Err(Refusal::new(Reason::ClaimDamaged, "a claim appeared")),
-        Table::Foreign => return Err(Refusal::new(Reason::Signature, "gpt")),
+        Table::Foreign => return Err(Refusal::signature("gpt", "")),
     }
-    let content = medium
+    medium
         .content
         .as_ref()
-        .ok_or_else(|| Refusal::new(Reason::ProbeFailed, "not read"))?;
-    gates::blank(content)
+        .ok_or_else(|| Refusal::new(Reason::ProbeFailed, "not read"))
 }
 
 /// Gates that need nothing from the medium.
 fn before_medium(view: &View<'_>, disk: &Device) -> Result<(), Refusal> {
     gates::never_touch(view, disk)?;
+    gates::hazard(view, disk)?;
     gates::policy(view, disk)?;
     gates::in_use(view, disk)?;
     gates::unpartitioned(view, disk)?;
@@ -137,40 +177,54 @@ fn judge(
     before_medium(view, device)?;
     // The journal may be what explains the disk.
     view.inventory.journal.known()?;
-    let unread = || Refusal::new(Reason::ProbeFailed, "not read yet");
-    let medium = view.inventory.media.get(&device.name).ok_or_else(unread)?;
-    let medium = medium
-        .known()
-        .map_err(|why| Refusal::new(Reason::ProbeFailed, why))?;
-    blank(medium)?;
+    let medium = view.medium(device)?;
+    let content = unclaimed(medium)?;
+    let scan = gates::unowned(content)?;
+    let begun = begun_claim(view, device)?;
+    let approval = match gates::zero(scan) {
+        Ok(()) => None,
+        Err(residue) => Some(approval(view, content, begun)?.ok_or(residue)?),
+    };
     gates::udev_agrees(device)?;
     gates::witness_agrees(view, device)?;
-    let begun = begun_claim(view, device)?;
-    let name = match &begun {
-        Some(claim) => claim.name.clone(),
+    let name = match begun {
+        Some(entry) => entry.claim.name.clone(),
         None => free_name(device, taken.as_ref().map_err(Clone::clone)?)?,
     };
     Ok(Verdict::Provision(Provision {
         name,
         filesystem: view.policy.filesystem,
-        begun,
+        begun: begun.map(|entry| entry.claim.clone()),
+        approval,
     }))
+}
+
+/// The approval by which a disk may be taken that is not blank: in the policy,
+/// for its state, for no other disk, and not used but by what was begun on it.
+fn approval(
+    view: &View<'_>,
+    content: &Content,
+    begun: Option<&Entry>,
+) -> Result<Option<Token>, Refusal> {
+    let used = &view.inventory.standing.known()?.used_approvals;
+    let again = begun.and_then(|entry| entry.approval.as_ref().map(|approved| approved.token));
+    let valid = |token: &&Token| {
+        view.policy.approvals.contains(token)
+            && view.disks_approved_by(**token) == 1
+            && (!used.contains(token) || again == Some(**token))
+    };
+    Ok(content.approvals.iter().find(valid).copied())
 }
 
 /// A disk with our claim: filters for new disks do not apply to it.
 fn ours(view: &View<'_>, disk: &Device, claim: &Claim) -> Result<Verdict, Refusal> {
     view.unique_claim(claim)?;
-    let medium = view
-        .inventory
-        .media
-        .get(&disk.name)
-        .map(|medium| medium.known());
-    let Some(Ok(medium)) = medium else {
-        return Err(Refusal::new(Reason::ProbeFailed, "not read yet"));
-    };
+    let medium = view.medium(disk)?;
     match claimed(medium)? {
         Claimed::Pending { .. } => {
             gates::never_touch(view, disk)?;
+            gates::hazard(view, disk)?;
+            gates::frozen(view)?;
             gates::in_use(view, disk)?;
             if *disk.read_only.known()? {
                 return Err(Reason::ReadOnly.into());

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Reason, Refusal, Verdict, journalled, view::View};
-use crate::{claim::ClaimId, observe::Device, units::DiskName};
+use super::{Reason, Refusal, Verdict, entries_of, view::View};
+use crate::{claim::ClaimId, journal::Entry, observe::Device, units::DiskName};
 
-/// A claim that was journalled for this very disk, is on no disk, and whose
-/// name no other disk carries.
-pub(super) fn begun_claim(view: &View<'_>, disk: &Device) -> Result<Option<ClaimId>, Refusal> {
+/// The entry of the journal for this very disk, whose claim is on no disk and
+/// whose name no other disk carries.
+pub(super) fn begun_claim<'a>(
+    view: &View<'a>,
+    disk: &Device,
+) -> Result<Option<&'a Entry>, Refusal> {
     let (wwn, serial) = (disk.wwn.known()?, disk.serial.known()?);
     let carried = |claim: &ClaimId| {
         let mut found = view
@@ -17,14 +20,10 @@ pub(super) fn begun_claim(view: &View<'_>, disk: &Device) -> Result<Option<Claim
             .filter_map(|disk| view.claim_of(disk));
         found.any(|found| found.id == *claim || found.id.name == claim.name)
     };
-    let fitting = journalled(view.inventory, disk);
-    let entries = view.inventory.journal.known()?;
+    view.inventory.journal.known()?;
+    let mut entries = entries_of(view.inventory, disk);
     Ok(entries
-        .iter()
-        .filter(|entry| entry.names(wwn.as_deref(), serial.as_deref()))
-        .map(|entry| &entry.claim)
-        .find(|claim| fitting.contains(claim) && !carried(claim))
-        .cloned())
+        .find(|entry| entry.names(wwn.as_deref(), serial.as_deref()) && !carried(&entry.claim)))
 }
 
 /// Names that belong to some disk, present or not. An empty directory may wait

@@ -1,14 +1,33 @@
 //! What the operator allows.
 
-use crate::units::{Bytes, Filesystem};
+use std::collections::BTreeSet;
 
-/// The operator's wishes, as far as they bear on decisions.
+use super::rule::{Field, Rule};
+use crate::{
+    approval::Token,
+    fact::Fact,
+    observe::Device,
+    units::{Bytes, Filesystem},
+};
+
+/// The operator's wishes, as far as they bear on decisions. All but the last
+/// two gate new disks only: a changed policy never orphans a disk of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// A new disk must be strictly larger than this.
     pub min_size: Bytes,
     /// Loop devices count as disks; for tests.
     pub allow_loop: bool,
+    /// Where there are any, a new disk must match one of them.
+    pub allow: Vec<Rule>,
+    /// A new disk must match none of them.
+    pub deny: Vec<Rule>,
+    /// Disks in a certain state that may be taken although they are not blank.
+    pub approvals: BTreeSet<Token>,
+    /// Disks of ours on this node; unlimited when there is no number.
+    pub max_disks: Option<u32>,
+    /// Disks begun within an hour; unlimited when there is no number.
+    pub max_formats_per_hour: Option<u32>,
     /// What a new disk is given.
     pub filesystem: Filesystem,
     /// Directory below which disks are mounted, as the host sees it.
@@ -20,8 +39,23 @@ impl Default for Policy {
         Self {
             min_size: Bytes(10_000_000_000),
             allow_loop: false,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            approvals: BTreeSet::new(),
+            max_disks: None,
+            max_formats_per_hour: None,
             filesystem: Filesystem::Ext4,
             mount_root: "/mnt/longhorn".to_owned(),
         }
+    }
+}
+
+impl Policy {
+    /// Whether the operator allows a disk by a rule that speaks of one of these
+    /// properties: to lift a hazard, a rule must name what makes it one.
+    pub(super) fn names(&self, disk: &Device, fields: &[Field]) -> bool {
+        self.allow
+            .iter()
+            .any(|rule| rule.speaks_of(fields) && rule.matches(disk) == Fact::Known(true))
     }
 }

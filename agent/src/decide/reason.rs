@@ -59,24 +59,42 @@ reasons! {
         "Nothing needs to be done.";
     NetworkTransport, "network-transport",
         "It is attached through a network and may belong to another machine.",
-        "Provision it by hand if it is meant for this node alone.";
+        "If it is meant for this node alone, name it by a rule of allow with its transport.";
     UnknownTransport, "unknown-transport",
         "How it is attached to the machine is not known to the agent.",
         "Provision it by hand if it is meant for this node alone.";
     Removable, "removable",
         "It is attached by USB or its medium can be taken out.",
-        "Use a disk that stays in the machine.";
+        "If it stays in the machine, name it by a rule of allow with transport=usb or removable=true.";
+    CsiVolume, "csi-volume",
+        "It is of a model that a cloud or a storage driver attaches as a volume.",
+        "If it is a disk of this node for good, name it by a rule of allow with its model, vendor or serial.";
+    Denied, "denied",
+        "A rule of deny matches it.",
+        "Change the rules of deny if the disk is meant to be used.";
+    NotAllowed, "not-allowed",
+        "There are rules of allow, and none matches it.",
+        "Add a rule of allow if the disk is meant to be used.";
     TooSmall, "too-small",
         "It is not larger than the minimum size.",
         "Use a larger disk or lower --min-size.";
     ReadOnly, "read-only",
         "The kernel refuses to write to it.",
         "Lift the write protection if the disk is meant to be used.";
+    Frozen, "frozen",
+        "Formatting is frozen on this node.",
+        "Remove the file frozen from the state directory, or the annotation disk-discovery/frozen from the Longhorn Node.";
+    DiskLimit, "disk-limit",
+        "The node has as many disks of ours as it may have.",
+        "Raise --max-disks if the node is meant to have more.";
+    FormatLimit, "format-limit",
+        "As many disks were begun in the last hour as may be.",
+        "Wait, or raise --max-formats-per-hour.";
     Mounted, "mounted",
         "It or a part of it is mounted.",
         "Unmount it if it is not needed; its contents still keep it from being used.";
     Swap, "swap",
-        "It or a part of it is used as swap.",
+        "It, a part of it or something built on it is used as swap.",
         "Switch the swap area off if it is not needed; its contents still keep it from being used.";
     Stacked, "stacked",
         "Another device is built on it, or it is built on others.",
@@ -99,15 +117,18 @@ reasons! {
     ProbeFailed, "probe-failed",
         "What it holds could not be read.",
         "See the detail and the kernel log; the disk may be failing.";
+    NotAnswering, "not-answering",
+        "It has not answered a read in time; the other disks are not kept waiting.",
+        "See the kernel log; the disk or its connection may be failing.";
     Signature, "signature",
-        "It holds a filesystem, a partition table or another known format.",
-        "If nothing on it is needed, erase it with your own tools; the agent never does.";
+        "It holds a filesystem, a partition table or another known format, or copies of one.",
+        "If nothing on it is needed, erase it with your own tools, as explain shows; the agent never does.";
     AmbivalentSignatures, "ambivalent-signatures",
         "It holds more than one known format.",
-        "If nothing on it is needed, erase it with your own tools; the agent never does.";
+        "If nothing on it is needed, erase it with your own tools, as explain shows; the agent never does.";
     ResidualData, "residual-data",
         "It has no known format, but it is not empty.",
-        "If nothing on it is needed, overwrite its first and last 8 MiB with zeroes.";
+        "If nothing on it is needed, approve it with the token that explain prints, or erase it with your own tools.";
     SourcesDisagree, "sources-disagree",
         "Two sources say different things about what is on it.",
         "See the detail; udevadm trigger makes udevd look again.";
@@ -159,6 +180,8 @@ impl Serialize for Reason {
 pub struct Refusal {
     /// Why.
     pub reason: Reason,
+    /// What was found, for a signature: `ext4`.
+    pub kind: Option<String>,
     /// Particulars: a path, a type, an error; may be empty.
     pub detail: String,
 }
@@ -168,16 +191,24 @@ impl Refusal {
     pub fn new(reason: Reason, detail: impl fmt::Display) -> Self {
         Self {
             reason,
+            kind: None,
             detail: detail.to_string(),
+        }
+    }
+
+    /// For a known format, with where it was found.
+    pub fn signature(kind: &str, detail: impl fmt::Display) -> Self {
+        Self {
+            kind: Some(kind.to_owned()),
+            ..Self::new(Reason::Signature, detail)
         }
     }
 
     /// The code; for a signature with its type, as in `signature:ext4`.
     pub fn code(&self) -> String {
-        if self.reason == Reason::Signature {
-            format!("{}:{}", self.reason, self.detail)
-        } else {
-            self.reason.to_string()
+        match &self.kind {
+            Some(kind) => format!("{}:{kind}", self.reason),
+            None => self.reason.to_string(),
         }
     }
 }
@@ -186,6 +217,7 @@ impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
         Self {
             reason,
+            kind: None,
             detail: String::new(),
         }
     }
@@ -193,10 +225,10 @@ impl From<Reason> for Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.detail.is_empty() || self.reason == Reason::Signature {
+        if self.detail.is_empty() {
             f.write_str(&self.code())
         } else {
-            write!(f, "{}: {}", self.reason, self.detail)
+            write!(f, "{}: {}", self.code(), self.detail)
         }
     }
 }
@@ -230,8 +262,9 @@ mod tests {
 
     #[test]
     fn a_signature_names_its_type_in_the_code() {
+        assert_eq!(Refusal::signature("ext4", "").to_string(), "signature:ext4");
         assert_eq!(
-            Refusal::new(Reason::Signature, "ext4").code(),
+            Refusal::signature("ext4", "a copy at byte 1").code(),
             "signature:ext4"
         );
         assert_eq!(Refusal::new(Reason::Mounted, "/data").code(), "mounted");

@@ -1,6 +1,7 @@
 //! Each gate by example; [`properties`] has what must hold for any inventory.
 
 mod bench;
+mod permitted;
 mod properties;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -14,7 +15,7 @@ use crate::{
     fact::Fact,
     journal::Entry,
     observe::{
-        Device, Mountpoint, Transport,
+        Device, Inventory, Mountpoint, Transport,
         medium::{Depth, Inside},
         signature::Signature,
         superblock::Progress,
@@ -22,6 +23,16 @@ use crate::{
     },
     units::{Bytes, Filesystem},
 };
+
+/// A disk inside the machine of which everything is known.
+pub(crate) fn example_disk() -> Device {
+    disk("sdb", 16)
+}
+
+/// A host with its root on `sda1` and a blank disk `sdb`.
+pub(crate) fn example_host() -> Inventory {
+    Bench::new().inventory
+}
 
 // ---------------------------------------------------------------------------
 // Every reason, and how it comes about.
@@ -49,6 +60,27 @@ const EXAMPLES: &[(Reason, &str, Change)] = &[
     }),
     (Reason::Removable, "sdb", |b| {
         b.dev("sdb").removable = Fact::Known(true)
+    }),
+    (Reason::CsiVolume, "sdb", |b| {
+        b.dev("sdb").vendor = Fact::Known(Some("HC".to_owned()));
+        b.dev("sdb").model = Fact::Known(Some("Volume".to_owned()));
+    }),
+    (Reason::Denied, "sdb", |b| {
+        b.policy.deny = rules(&["name=sd*"])
+    }),
+    (Reason::NotAllowed, "sdb", |b| {
+        b.policy.allow = rules(&["name=vd*"])
+    }),
+    (Reason::Frozen, "sdb", |b| {
+        b.standing().frozen = Some("moving house".to_owned())
+    }),
+    (Reason::DiskLimit, "sdb", |b| b.policy.max_disks = Some(0)),
+    (Reason::FormatLimit, "sdb", |b| {
+        b.policy.max_formats_per_hour = Some(0)
+    }),
+    (Reason::NotAnswering, "sdb", |b| {
+        b.inventory.media.remove("sdb");
+        b.inventory.not_answering.insert("sdb".to_owned());
     }),
     (Reason::TooSmall, "sdb", |b| {
         b.dev("sdb").size = Fact::Known(GB)
@@ -91,7 +123,7 @@ const EXAMPLES: &[(Reason, &str, Change)] = &[
         b.content("sdb").signature = Fact::Known(Signature::Ambivalent)
     }),
     (Reason::ResidualData, "sdb", |b| {
-        b.content("sdb").residue = Fact::Known(Some(4096))
+        b.scan("sdb").residue = Some(4096)
     }),
     (Reason::SourcesDisagree, "sdb", |b| {
         b.udev("sdb").filesystem = Some("xfs".to_owned())
@@ -147,6 +179,7 @@ fn a_blank_disk_of_twelve_gigabytes_is_provisioned_under_its_partition_name() {
         name: name("sdb1"),
         filesystem: Filesystem::Ext4,
         begun: None,
+        approval: None,
     };
     assert_eq!(Bench::new().provision("sdb"), expected);
 }
@@ -544,7 +577,7 @@ fn two_disks_that_claim_one_name_are_both_refused() {
 fn udev_pending_is_said_before_anything_about_the_medium() {
     let bench = Bench::with(|b| {
         b.udev("sdb").initialized = false;
-        b.content("sdb").residue = Fact::Known(Some(0));
+        b.scan("sdb").residue = Some(0);
     });
     assert_eq!(bench.reason("sdb"), Reason::UdevPending);
     let no_record = Bench::with(|b| b.dev("sdb").udev = Fact::Known(None));
@@ -558,7 +591,7 @@ fn without_udevd_the_medium_alone_decides() {
         b.dev("sdb").udev = Fact::Known(None);
     });
     assert!(bench.is_provisioned("sdb"));
-    bench.content("sdb").residue = Fact::Known(Some(0));
+    bench.scan("sdb").residue = Some(0);
     assert_eq!(bench.reason("sdb"), Reason::ResidualData);
 }
 
@@ -664,7 +697,14 @@ fn a_claim_that_was_journalled_and_never_written_is_used_and_keeps_its_name() {
         let table = |stage| TableImage::build(geometry, &claim_id(), stage).expect("a table");
         let tables = (&table(Stage::Pending), &table(Stage::Committed));
         let identity = (None, serial.map(str::to_owned));
-        let entry = Entry::new(claim_id(), geometry, identity, Filesystem::Ext4, tables);
+        let entry = Entry::new(
+            claim_id(),
+            geometry,
+            identity,
+            Filesystem::Ext4,
+            tables,
+            None,
+        );
         bench.inventory.journal = Fact::Known(vec![entry]);
         bench
     };

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::Refusal;
 use crate::{
+    approval::Token,
     claim::ClaimId,
     units::{DiskName, Filesystem},
 };
@@ -42,6 +43,8 @@ pub struct Provision {
     /// The claim that an earlier start journalled and never wrote: it is used
     /// now, so that its name is not lost.
     pub begun: Option<ClaimId>,
+    /// The approval by which a disk is taken that is not blank.
+    pub approval: Option<Token>,
 }
 
 /// A disk whose provisioning is finished.
@@ -65,6 +68,18 @@ pub enum VerdictKind {
     Resume,
     /// [`Verdict::Refused`].
     Refused,
+}
+
+impl VerdictKind {
+    /// As it is shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Managed => "managed",
+            Self::Provision => "provision",
+            Self::Resume => "resume",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 impl Verdict {

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{Policy, Reason, Refusal};
 use crate::{
+    approval::Token,
     claim::{Claim, Table},
-    observe::{Device, Inventory, tables::Mount},
+    observe::{Device, Inventory, Medium, tables::Mount},
     units::DevNo,
 };
 
@@ -41,9 +42,10 @@ pub(super) struct View<'a> {
     by_devno: HashMap<DevNo, &'a Device>,
     /// From either mount table: use that is proven.
     mounts: HashMap<DevNo, Vec<&'a Mount>>,
-    swaps: HashSet<&'a str>,
     /// Disks of the system, or why they cannot be told.
     pub system: Result<BTreeSet<&'a str>, String>,
+    /// Disks under swap, or why they cannot be told.
+    pub swap: Result<BTreeMap<&'a str, &'a str>, String>,
     /// Claims and identities that more than one disk carries.
     duplicates: HashSet<String>,
 }
@@ -69,19 +71,18 @@ impl<'a> View<'a> {
         {
             mounts.entry(mount.devno).or_default().push(mount);
         }
-        let swaps = inventory.swaps.known().map_or(&[][..], Vec::as_slice);
-        let swaps = swaps.iter().map(|swap| swap.path.as_str()).collect();
         let mut view = Self {
             inventory,
             policy,
             partitions,
             by_devno,
             mounts,
-            swaps,
             system: Ok(BTreeSet::new()),
+            swap: Ok(BTreeMap::new()),
             duplicates: HashSet::new(),
         };
         view.system = view.system_disks();
+        view.swap = view.disks_under_swap();
         view.duplicates = view.duplicated();
         view
     }
@@ -130,9 +131,27 @@ impl<'a> View<'a> {
         mounts.find(|mount| mount.filesystem == "devtmpfs" && mount.root == node)
     }
 
-    pub fn is_swap(&self, device: &Device) -> bool {
-        let node = device.devname.known().map(|name| format!("/dev/{name}"));
-        node.is_ok_and(|node| self.swaps.contains(node.as_str()))
+    /// What was read off a disk.
+    pub fn medium(&self, disk: &Device) -> Result<&'a Medium, Refusal> {
+        match self.inventory.media.get(&disk.name) {
+            Some(medium) => medium
+                .known()
+                .map_err(|why| Refusal::new(Reason::ProbeFailed, why)),
+            None if self.inventory.not_answering.contains(&disk.name) => {
+                Err(Reason::NotAnswering.into())
+            }
+            None => Err(Refusal::new(Reason::ProbeFailed, "not read yet")),
+        }
+    }
+
+    /// Disks whose state an approval holds for.
+    pub fn disks_approved_by(&self, token: Token) -> usize {
+        let holds = |medium: &Medium| {
+            let content = medium.content.as_ref();
+            content.is_some_and(|content| content.approvals.contains(&token))
+        };
+        let media = self.inventory.media.values();
+        media.filter(|medium| medium.is_known_and(holds)).count()
     }
 
     /// What our claim on a disk says, if it carries one.
@@ -231,6 +250,26 @@ impl<'a> View<'a> {
             self.collect_disks(device, &mut disks, 0)?;
         }
         Ok(disks)
+    }
+
+    /// Disks under swap, each with the swap area. A swap file lies on a
+    /// filesystem, which is mounted.
+    fn disks_under_swap(&self) -> Result<BTreeMap<&'a str, &'a str>, String> {
+        let swaps = self.inventory.swaps.known().map_or(&[][..], Vec::as_slice);
+        let mut found = BTreeMap::new();
+        for swap in swaps {
+            let Some(name) = swap.path.strip_prefix("/dev/") else {
+                continue;
+            };
+            let named = |device: &&&Device| device.devname.is_known_and(|there| there == name);
+            let device = self.by_devno.values().find(named);
+            let device =
+                device.ok_or_else(|| format!("swap is on {}, no known device", swap.path))?;
+            let mut disks = BTreeSet::new();
+            self.collect_disks(device, &mut disks, 0)?;
+            found.extend(disks.into_iter().map(|disk| (disk, swap.path.as_str())));
+        }
+        Ok(found)
     }
 
     /// Goes down through partitions, device mapper and md to whole disks.

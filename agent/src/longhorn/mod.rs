@@ -14,6 +14,10 @@ use serde::Serialize;
 use node::Node;
 pub use watch::{off, spawn, spawn_with};
 
+/// Annotation of the Longhorn Node that stops all formatting on this node,
+/// unless its value is `false`.
+pub const FROZEN: &str = "disk-discovery/frozen";
+
 /// Which object to look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LonghornSettings {
@@ -47,6 +51,10 @@ pub enum View {
     Present {
         /// By the name of the disk in `spec.disks`.
         disks: BTreeMap<String, Registration>,
+        /// Why no disk of this node may be formatted, if somebody said so by
+        /// the annotation [`FROZEN`].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        frozen: Option<String>,
     },
 }
 
@@ -75,7 +83,7 @@ impl fmt::Display for View {
             Self::Unreachable { why } => write!(f, "unreachable: {why}"),
             Self::NotInstalled => write!(f, "not installed"),
             Self::Absent => write!(f, "no such node"),
-            Self::Present { disks } => write!(f, "present, disks: {}", disks.len()),
+            Self::Present { disks, .. } => write!(f, "present, disks: {}", disks.len()),
         }
     }
 }
@@ -85,6 +93,8 @@ impl View {
         let Some(node) = node else {
             return Self::Absent;
         };
+        let annotations = node.metadata.annotations.unwrap_or_default();
+        let frozen = annotations.get(FROZEN).and_then(|value| freeze(value));
         let mut statuses = node.status.disk_status;
         let disks = node.spec.disks.into_iter().map(|(name, disk)| {
             let status = statuses.remove(&name);
@@ -100,7 +110,17 @@ impl View {
         });
         Self::Present {
             disks: disks.collect(),
+            frozen,
         }
+    }
+}
+
+/// What an annotation says; its value tells people why.
+fn freeze(value: &str) -> Option<String> {
+    match value.trim() {
+        "false" => None,
+        "" | "true" => Some(format!("the annotation {FROZEN} is set")),
+        why => Some(why.to_owned()),
     }
 }
 
@@ -131,7 +151,13 @@ mod tests {
             ready: None,
         };
         let disks = BTreeMap::from([("d1".to_owned(), registration)]);
-        assert_eq!(view, View::Present { disks });
+        assert_eq!(
+            view,
+            View::Present {
+                disks,
+                frozen: None
+            }
+        );
     }
 
     #[test]

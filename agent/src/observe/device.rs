@@ -1,6 +1,6 @@
 //! A block device as observed: facts only.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Host, sysfs};
 use crate::{fact::Fact, units::DevNo};
@@ -11,7 +11,8 @@ pub fn read(host: &Host, name: &str) -> Device {
 }
 
 /// One block device of sysfs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Device {
     /// Kernel name, `sda`, `nvme0n1p1`.
     pub name: String,
@@ -60,7 +61,7 @@ pub struct Device {
 }
 
 /// How a disk is attached, as far as it matters here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Transport {
     /// virtio-blk.
@@ -85,8 +86,41 @@ pub enum Transport {
     Other,
 }
 
+impl Transport {
+    /// Every way there is.
+    pub const ALL: &[Self] = &[
+        Self::Virtio,
+        Self::Scsi,
+        Self::Nvme,
+        Self::Mmc,
+        Self::Usb,
+        Self::Iscsi,
+        Self::FibreChannel,
+        Self::NvmeFabrics,
+        Self::Virtual,
+        Self::Other,
+    ];
+
+    /// As it is shown and as rules name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Virtio => "virtio",
+            Self::Scsi => "scsi",
+            Self::Nvme => "nvme",
+            Self::Mmc => "mmc",
+            Self::Usb => "usb",
+            Self::Iscsi => "iscsi",
+            Self::FibreChannel => "fibre-channel",
+            Self::NvmeFabrics => "nvme-fabrics",
+            Self::Virtual => "virtual",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// The part of udevd's record that is used here.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct UdevRecord {
     /// udevd has finished with the device at least once.
     pub initialized: bool,
@@ -100,6 +134,9 @@ pub struct UdevRecord {
     pub bus: Option<String>,
     /// `DM_MULTIPATH_DEVICE_PATH` is 1.
     pub multipath_member: bool,
+    /// Links below `/dev/disk/by-id` and `/dev/disk/by-path`, as
+    /// `by-id/scsi-0QEMU`.
+    pub links: Vec<String>,
 }
 
 impl Device {
@@ -126,6 +163,14 @@ pub fn is_part_of(name: &str, disk: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn transports_are_shown_by_their_names() {
+        for transport in Transport::ALL {
+            let shown = serde_json::to_value(transport).expect("JSON");
+            assert_eq!(shown, transport.name());
+        }
+    }
 
     #[test]
     fn partitions_belong_to_their_own_disk_only() {

@@ -1,5 +1,6 @@
 //! Reads what a disk holds: the claim at its ends, what libblkid knows, and
-//! whether both ends are zero. Read only, through one descriptor.
+//! whether all the rest that a proof of blankness asks for is zero. Read only,
+//! through one descriptor.
 
 use std::{
     fs::{File, OpenOptions},
@@ -10,29 +11,26 @@ use std::{
 };
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
+    pieces::{Pieces, first_nonzero},
+    sample::Seed,
+    scan::{Scan, ZERO_END, scan},
     signature::{Part, Signature, probe},
     superblock::{Progress, progress},
 };
 use crate::{
-    claim::{Claim, ClaimId, Ends, Geometry, Stage, Table, inspect, partition_range},
+    approval::{Identity, Token},
+    claim::{Begun, Claim, Ends, Geometry, Stage, Table, inspect, partition_range},
     fact::Fact,
     sys,
     units::{DevNo, Filesystem},
 };
 
-/// Bytes at either end of a disk that must be zero. Every format that Linux
-/// knows keeps a signature or a backup within them.
-pub const ZERO_END: u64 = 8 * 1024 * 1024;
-/// Read in pieces of this size.
-const PIECE: usize = 1024 * 1024;
-/// What `O_DIRECT` asks of buffers on any sector size.
-const ALIGNMENT: usize = 4096;
-
 /// What was read off a disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Medium {
     /// Our claim, if it carries one.
     pub table: Fact<Table>,
@@ -43,7 +41,8 @@ pub struct Medium {
 }
 
 /// What a claimed partition holds, and the space around it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Inside {
     /// What libblkid finds in the partition.
     pub signature: Fact<Signature>,
@@ -58,6 +57,8 @@ pub struct Inside {
     pub around: Option<Fact<Option<u64>>>,
     /// The claim was recognised with the help of this host's journal.
     pub journalled: bool,
+    /// The journal says that a person approved what was there before.
+    pub approved: bool,
 }
 
 impl Inside {
@@ -79,7 +80,10 @@ impl Medium {
     pub fn is_settled(&self) -> bool {
         let content = self.content.as_ref().is_none_or(|content| {
             content.signature.known().is_ok()
-                && content.residue.known().is_ok()
+                && content
+                    .scan
+                    .as_ref()
+                    .is_none_or(|scan| scan.known().is_ok())
                 && content.busy == Fact::Known(false)
         });
         let partition = self.partition.as_ref().is_none_or(Inside::is_settled);
@@ -88,12 +92,16 @@ impl Medium {
 }
 
 /// What speaks for and against blankness.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Content {
     /// What libblkid finds on the whole disk.
     pub signature: Fact<Signature>,
-    /// First byte in either end that is not zero.
-    pub residue: Fact<Option<u64>>,
+    /// What the rest of it holds. `None` when libblkid found an owner: then
+    /// nothing depends on it.
+    pub scan: Option<Fact<Scan>>,
+    /// Approvals of the policy that hold for the disk in this state.
+    pub approvals: Vec<Token>,
     /// Somebody holds the disk exclusively: a mount in any namespace, a
     /// stacked driver, another program.
     pub busy: Fact<bool>,
@@ -106,6 +114,9 @@ pub enum Depth {
     Claim,
     /// All that a proof of blankness needs, unless there is a claim.
     Blankness,
+    /// The same, and where libblkid found an owner also what else there is:
+    /// for a person.
+    Everything,
 }
 
 /// Opens a block device for reading and makes sure that it is the one meant.
@@ -149,49 +160,84 @@ pub fn geometry(disk: &File) -> io::Result<Geometry> {
 }
 
 /// Reads the claim alone.
-pub fn read_table(
-    disk: &File,
-    node: &Path,
-    geometry: Geometry,
-    journalled: &[ClaimId],
-) -> Fact<Table> {
+pub fn read_table(disk: &File, node: &Path, geometry: Geometry, begun: &[Begun]) -> Fact<Table> {
     match read_ends(disk, geometry) {
-        Ok(Some(ends)) => Fact::Known(inspect(&ends, journalled)),
+        Ok(Some(ends)) => Fact::Known(inspect(&ends, begun)),
         // Too small or odd for a table of ours, so there is no claim.
         Ok(None) => Fact::Known(Table::Absent),
         Err(error) => Fact::unreadable(node.display(), error),
     }
 }
 
-/// Reads a disk. `journalled` are claims that were begun on it;
-/// `partition_node` is the node of its first partition where the kernel knows
-/// one (its cache is the one that a mount and mkfs write through).
-pub fn examine(
-    disk: &File,
-    node: &Path,
-    geometry: Geometry,
-    journalled: &[ClaimId],
-    partition_node: Option<(&Path, DevNo)>,
-    depth: Depth,
-) -> Medium {
-    let table = read_table(disk, node, geometry, journalled);
+/// What is asked of a disk.
+#[derive(Debug, Clone)]
+pub struct Question<'a> {
+    /// Claims that the journal says were begun on it.
+    pub begun: &'a [Begun],
+    /// Node and number of its first partition where the kernel knows one: its
+    /// cache is the one that a mount and mkfs write through.
+    pub partition: Option<(&'a Path, DevNo)>,
+    /// How much to read.
+    pub depth: Depth,
+    /// Where to take the sample.
+    pub seed: Seed,
+    /// What the disk says of itself.
+    pub identity: &'a Fact<Identity>,
+    /// Approvals to compare its state with.
+    pub approvals: &'a [Token],
+}
+
+/// Reads a disk.
+pub fn examine(disk: &File, node: &Path, geometry: Geometry, question: &Question<'_>) -> Medium {
+    let table = read_table(disk, node, geometry, question.begun);
     let claim = match table.known() {
         Ok(Table::Ours { claim, .. }) => Some(claim.clone()),
         Ok(Table::Absent | Table::Foreign) | Err(_) => None,
     };
-    let content = (claim.is_none() && depth == Depth::Blankness).then(|| Content {
-        signature: probe(disk, Part::Whole),
-        residue: residue_fact(node, first_residue(disk, 0..geometry.size)),
-        busy: is_busy(node, disk),
-    });
+    let content = (claim.is_none() && question.depth != Depth::Claim)
+        .then(|| content(disk, node, geometry, question));
     let partition = claim.map(|claim| {
-        let journalled = journalled.contains(&claim.id);
-        inside(disk, node, geometry, &claim, journalled, partition_node)
+        let begun = question.begun.iter().find(|begun| begun.id == claim.id);
+        inside(disk, node, geometry, &claim, begun, question.partition)
     });
     Medium {
         table,
         partition,
         content,
+    }
+}
+
+/// Reads what a disk without a claim holds.
+fn content(disk: &File, node: &Path, geometry: Geometry, question: &Question<'_>) -> Content {
+    let signature = probe(disk, Part::Whole);
+    let scanned = |seed| match scan(disk, geometry, seed) {
+        Ok(scan) => Fact::Known(scan),
+        Err(error) => Fact::unreadable(node.display(), error),
+    };
+    let unowned = signature == Fact::Known(Signature::Nothing);
+    let wanted = unowned || question.depth == Depth::Everything;
+    let scan = wanted.then(|| scanned(question.seed));
+    let residue = unowned
+        && scan.as_ref().is_some_and(|scan| {
+            scan.is_known_and(|scan| scan.residue.is_some() && scan.traces.iter().all(|t| t.wiped))
+        });
+    // A token is compared with what is read where its own seed says.
+    let holds = |token: &&Token| match (question.identity, scanned(token.seed())) {
+        (Fact::Known(identity), Fact::Known(scan)) => {
+            Token::of(identity, geometry, &scan) == **token
+        }
+        (Fact::Unreadable(_), _) | (_, Fact::Unreadable(_)) => false,
+    };
+    let approvals = if residue {
+        question.approvals.iter().filter(holds).copied().collect()
+    } else {
+        Vec::new()
+    };
+    Content {
+        signature,
+        scan,
+        approvals,
+        busy: is_busy(node, disk),
     }
 }
 
@@ -201,15 +247,18 @@ fn inside(
     node: &Path,
     geometry: Geometry,
     claim: &Claim,
-    journalled: bool,
+    begun: Option<&Begun>,
     partition_node: Option<(&Path, DevNo)>,
 ) -> Inside {
+    let journalled = begun.is_some();
+    let approved = begun.is_some_and(|begun| begun.approved);
     let nothing = |why: &dyn std::fmt::Display| Inside {
         signature: Fact::unreadable(node.display(), why),
         progress: None,
         residue: None,
         around: None,
         journalled,
+        approved,
     };
     let Some(range) = partition_range(geometry) else {
         return nothing(&"no room for a partition");
@@ -252,7 +301,7 @@ fn inside(
         let gaps = [Ends::head_len(geometry)..range.start, range.end..tail];
         let found = gaps
             .into_iter()
-            .find_map(|gap| first_nonzero(disk, gap.start, gap.end).transpose());
+            .find_map(|gap| first_nonzero(&mut Pieces::of(disk), gap).transpose());
         residue_fact(node, found.transpose())
     });
     Inside {
@@ -261,6 +310,7 @@ fn inside(
         residue,
         around,
         journalled,
+        approved,
     }
 }
 
@@ -272,7 +322,10 @@ fn residue_fact(node: &Path, found: io::Result<Option<u64>>) -> Fact<Option<u64>
 }
 
 /// Reads both ends; `None` where no table of ours has room.
-fn read_ends(disk: &File, geometry: Geometry) -> io::Result<Option<Ends>> {
+///
+/// # Errors
+/// When either cannot be read.
+pub fn read_ends(disk: &File, geometry: Geometry) -> io::Result<Option<Ends>> {
     let Some(tail_start) = Ends::tail_start(geometry) else {
         return Ok(None);
     };
@@ -290,68 +343,13 @@ fn read_ends(disk: &File, geometry: Geometry) -> io::Result<Option<Ends>> {
 fn first_residue(device: &File, range: Range<u64>) -> io::Result<Option<u64>> {
     let head_end = range.end.min(range.start.saturating_add(ZERO_END));
     let tail_start = range.end.saturating_sub(ZERO_END).max(head_end);
-    for (start, end) in [(range.start, head_end), (tail_start, range.end)] {
-        if let Some(at) = first_nonzero(device, start, end)? {
+    let mut pieces = Pieces::of(device);
+    for end in [range.start..head_end, tail_start..range.end] {
+        if let Some(at) = first_nonzero(&mut pieces, end)? {
             return Ok(Some(at));
         }
     }
     Ok(None)
-}
-
-/// First byte of a range that is not zero. Reads past the page cache where the
-/// device allows it: the medium is the witness, not a cached copy, and nothing
-/// is pushed out of memory for it.
-fn first_nonzero(disk: &File, start: u64, end: u64) -> io::Result<Option<u64>> {
-    let direct = reopen_direct(disk).ok();
-    let mut buffer = vec![0_u8; PIECE + ALIGNMENT];
-    let aligned = buffer.as_ptr().align_offset(ALIGNMENT);
-    let buffer = buffer
-        .get_mut(aligned..aligned + PIECE)
-        .ok_or_else(|| io::Error::other("no aligned buffer"))?;
-    let mut position = start;
-    while position < end {
-        let len = usize::try_from(end - position).map_or(PIECE, |left| left.min(PIECE));
-        let piece = buffer
-            .get_mut(..len)
-            .ok_or_else(|| io::Error::other("piece too long"))?;
-        match &direct {
-            Some(direct) => match direct.read_exact_at(piece, position) {
-                // Not every length is a multiple of the sector size.
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                    disk.read_exact_at(piece, position)?
-                }
-                other => other?,
-            },
-            None => disk.read_exact_at(piece, position)?,
-        }
-        if let Some(at) = nonzero_in(piece) {
-            return Ok(Some(position + at as u64));
-        }
-        position += len as u64;
-    }
-    Ok(None)
-}
-
-/// A second open file of the same device with `O_DIRECT`, by way of the
-/// descriptor, so that it cannot be another device.
-fn reopen_direct(disk: &File) -> io::Result<File> {
-    use std::os::fd::AsRawFd;
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_CLOEXEC | libc::O_DIRECT)
-        .open(format!("/proc/self/fd/{}", disk.as_raw_fd()))
-}
-
-/// What blank pieces are compared with.
-static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
-
-fn nonzero_in(piece: &[u8]) -> Option<usize> {
-    // Comparing slices is memcmp, which no loop of ours matches.
-    let blank = |block: &[u8]| ZEROES.get(..block.len()) == Some(block);
-    let block = piece.chunks(ZEROES.len()).position(|block| !blank(block))?;
-    let start = block * ZEROES.len();
-    let within = piece.get(start..)?.iter().position(|byte| *byte != 0)?;
-    Some(start + within)
 }
 
 /// Asks the kernel for the exclusive right and gives it back at once. It sees
@@ -377,76 +375,4 @@ fn is_busy(node: &Path, disk: &File) -> Fact<bool> {
 pub fn set_blocking(file: &File) -> io::Result<()> {
     fcntl(file, FcntlArg::F_SETFL(OFlag::empty()))?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn a_single_byte_anywhere_in_the_ends_is_found() {
-        let geometry = Geometry {
-            size: 64 << 20,
-            sector: 512,
-        };
-        for at in [
-            0,
-            1,
-            511,
-            ZERO_END - 1,
-            geometry.size - ZERO_END,
-            geometry.size - 1,
-        ] {
-            let file = tempfile::tempfile().expect("a file");
-            file.set_len(geometry.size).expect("its size");
-            assert_eq!(
-                first_residue(&file, 0..geometry.size).expect("zeroes"),
-                None
-            );
-            file.write_all_at(&[1], at).expect("a byte");
-            assert_eq!(
-                first_residue(&file, 0..geometry.size).expect("a byte"),
-                Some(at)
-            );
-        }
-    }
-
-    #[test]
-    fn the_ends_of_a_disk_smaller_than_both_are_read_once_and_whole() {
-        let geometry = Geometry {
-            size: 12 << 20,
-            sector: 512,
-        };
-        let file = tempfile::tempfile().expect("a file");
-        file.set_len(geometry.size).expect("its size");
-        file.write_all_at(&[1], geometry.size - 1).expect("a byte");
-        assert_eq!(
-            first_residue(&file, 0..geometry.size).expect("read"),
-            Some(geometry.size - 1)
-        );
-    }
-
-    #[test]
-    fn a_short_device_is_an_error_and_not_zero() {
-        let file = tempfile::tempfile().expect("a file");
-        file.set_len(1 << 20).expect("its size");
-        let geometry = Geometry {
-            size: 64 << 20,
-            sector: 512,
-        };
-        assert!(first_residue(&file, 0..geometry.size).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn nonzero_is_found_where_it_is(at in 0..4096_usize, len in 1..4096_usize) {
-            let mut piece = vec![0; len];
-            prop_assert_eq!(nonzero_in(&piece), None);
-            let at = at % len;
-            piece[at] = 0x80;
-            prop_assert_eq!(nonzero_in(&piece), Some(at));
-        }
-    }
 }

@@ -3,7 +3,11 @@
 //!
 //! - [`Observer`] keeps what was read of each device until an event, a changed
 //!   list or a full pass asks for it again, and hands out an [`Inventory`].
-//! - [`medium`] reads the disks that `decide` shortlisted.
+//! - [`medium`] reads the disks that `decide` shortlisted: [`signature`] asks
+//!   libblkid, [`scan`] looks for whatever else is not zero, [`traces`] knows
+//!   where the copies of a damaged owner would be, [`sample`] where to look in
+//!   between. [`Readers`] keeps a disk that does not answer from holding up the
+//!   others.
 //! - [`doorbell`] says that something changed and where to look, never what.
 //! - [`witness`] is a second opinion through another library; it can only veto.
 
@@ -12,6 +16,10 @@ pub mod doorbell;
 pub mod host;
 pub mod medium;
 mod observer;
+mod pieces;
+mod readers;
+pub mod sample;
+pub mod scan;
 pub mod signature;
 pub mod superblock;
 mod sysfs;
@@ -24,18 +32,26 @@ pub use device::{Device, Transport, UdevRecord};
 pub use host::Host;
 pub use medium::Medium;
 pub use observer::{Dirty, Observer};
+pub use readers::{Answer, Readers};
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
     fact::Fact,
     journal::Entry,
+    ledger::Standing,
     observe::tables::{Mount, Swap},
     units::DiskName,
 };
 
-/// Everything that one round knows, as plain data.
-#[derive(Debug, Clone)]
+/// Everything that one round knows, as plain data; `plan -o evidence` shows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Inventory {
     /// Every block device in sysfs, by kernel name.
     pub devices: BTreeMap<String, Arc<Device>>,
@@ -54,12 +70,19 @@ pub struct Inventory {
     pub mountpoints: Fact<BTreeMap<DiskName, Mountpoint>>,
     /// Provisioning that was begun and not finished.
     pub journal: Fact<Vec<Entry>>,
+    /// Disks whose medium was asked for and has not answered yet.
+    pub not_answering: BTreeSet<String>,
+    /// Disks that this process works on at this moment.
+    pub working: BTreeSet<String>,
+    /// What was begun on this host lately, and whether formatting is frozen.
+    pub standing: Fact<Standing>,
     /// Disks that the second witness sees in use, by kernel name.
     pub witness: Fact<BTreeMap<String, String>>,
 }
 
 /// A directory below the mount root.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Mountpoint {
     /// Made by the agent for the disk of that name (mode 0000).
     Reserved,

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     fact::Fact,
-    journal::Journal,
+    state::State,
     units::{DevNo, DiskName},
 };
 
@@ -51,7 +51,7 @@ impl Dirty {
 pub struct Observer {
     host: Host,
     mount_root: PathBuf,
-    journal: Journal,
+    state: State,
     devices: BTreeMap<String, Arc<Device>>,
     /// Devices that were read in the last pass.
     read: BTreeSet<String>,
@@ -59,11 +59,11 @@ pub struct Observer {
 
 impl Observer {
     /// Knows nothing yet.
-    pub fn new(host: Host, mount_root: PathBuf, journal: Journal) -> Self {
+    pub fn new(host: Host, mount_root: PathBuf, state: State) -> Self {
         Self {
             host,
             mount_root,
-            journal,
+            state,
             devices: BTreeMap::new(),
             read: BTreeSet::new(),
         }
@@ -95,7 +95,10 @@ impl Observer {
             udevd: udevd(&self.host),
             media: BTreeMap::new(),
             mountpoints: mountpoints(&self.mount_root),
-            journal: self.journal.list(),
+            journal: self.state.journal.list(),
+            not_answering: BTreeSet::new(),
+            working: BTreeSet::new(),
+            standing: self.state.ledger.standing(),
             witness: Fact::unreadable("blockdev", "not asked"),
         }
     }

@@ -3,12 +3,12 @@
 use std::{fs::File, os::fd::AsRawFd};
 
 use libblkid_rs::{BlkidErr, BlkidProbe, BlkidSafeprobeRet, BlkidSublks, BlkidSublksFlags};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::fact::Fact;
 
 /// What libblkid found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Signature {
     /// Neither a superblock nor a partition table that it knows.
@@ -20,7 +20,7 @@ pub enum Signature {
 }
 
 /// A signature by libblkid's names.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
     /// `TYPE` of a superblock or `PTTYPE` of a partition table.
     pub kind: String,

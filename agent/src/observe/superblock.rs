@@ -6,7 +6,7 @@ use std::{fs::File, io, os::unix::fs::FileExt};
 use crate::units::Filesystem;
 
 /// How far a filesystem of ours has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Progress {
     /// Never mounted: making it again loses nothing.

@@ -115,7 +115,13 @@ pub(super) fn read_device(class_block: &Path, udev_database: &Path, name: &str) 
         } else {
             for_disks("device/model")
         },
-        serial: for_disks(if virtio { "serial" } else { "device/serial" }),
+        serial: for_disks(if virtio { "serial" } else { "device/serial" }).and_then(
+            // SCSI has it in a page of vital product data only.
+            |serial| match serial {
+                None if name.starts_with("sd") && !is_partition => directory.unit_serial(),
+                other => Fact::Known(other),
+            },
+        ),
         wwn: for_disks(if nvme { "wwid" } else { "device/wwid" }),
         transport,
         path,
@@ -238,8 +244,42 @@ impl Directory {
         Self(fact, path.display().to_string())
     }
 
+    /// The serial number in the SCSI page 80h, "Unit Serial Number" (SPC): four
+    /// bytes of header, the last two the length of what follows.
+    fn unit_serial(&self) -> Fact<Option<String>> {
+        const PAGE_CODE: u8 = 0x80;
+        let name = "device/vpd_pg80";
+        self.bytes(name).and_then(|page| {
+            let Some(page) = page else {
+                return Fact::Known(None);
+            };
+            match page.split_first_chunk::<4>() {
+                Some(([_, PAGE_CODE, high, low], rest)) => {
+                    let length = usize::from(u16::from_be_bytes([*high, *low]));
+                    let serial = rest.get(..length.min(rest.len())).unwrap_or_default();
+                    let text = String::from_utf8_lossy(serial);
+                    let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
+                    Fact::Known((!text.is_empty()).then(|| text.to_owned()))
+                }
+                Some(_) | None => {
+                    Fact::unreadable(format_args!("{}/{name}", self.1), "not the page 80h")
+                }
+            }
+        })
+    }
+
     /// An attribute without its newline; an absent or empty one is `None`.
     fn attribute(&self, name: &str) -> Fact<Option<String>> {
+        self.bytes(name).map(|bytes| {
+            let bytes = bytes?;
+            let text = String::from_utf8_lossy(&bytes);
+            let text = text.trim();
+            (!text.is_empty()).then(|| text.to_owned())
+        })
+    }
+
+    /// The bytes of an attribute; `None` when the device does not have it.
+    fn bytes(&self, name: &str) -> Fact<Option<Vec<u8>>> {
         let directory = match &self.0 {
             Fact::Known(fd) => fd,
             Fact::Unreadable(why) => return Fact::Unreadable(why.clone()),
@@ -257,11 +297,7 @@ impl Directory {
         };
         let mut page = [0_u8; PAGE];
         match nix::unistd::read(&file, &mut page) {
-            Ok(len) => {
-                let text = String::from_utf8_lossy(page.get(..len).unwrap_or_default());
-                let text = text.trim();
-                Fact::Known((!text.is_empty()).then(|| text.to_owned()))
-            }
+            Ok(len) => Fact::Known(page.get(..len).map(<[u8]>::to_vec)),
             // The attribute exists but the device has no answer: sd says ENXIO
             // or EINVAL for the wwid of a disk that has none.
             Err(Errno::ENXIO | Errno::EINVAL | Errno::EOPNOTSUPP) => Fact::Known(None),

@@ -5,12 +5,14 @@
 
 use std::{fs, path::Path};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{fact::Fact, units::DevNo};
 
 /// One line of `mountinfo` (proc_pid_mountinfo(5)).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Mount {
     /// Device number as the filesystem reports it; major 0 for filesystems
     /// without a block device of their own, btrfs among them.
@@ -30,7 +32,7 @@ pub struct Mount {
 }
 
 /// One line of `/proc/swaps`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Swap {
     /// Device node or file.
     pub path: String,

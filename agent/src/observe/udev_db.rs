@@ -1,6 +1,7 @@
 //! Reads udevd's record of a device. libudev answers "no such property" both
 //! for an absent record and for one that cannot be read; this reader keeps the
-//! difference. Format: `I:` time of initialisation, `E:KEY=VALUE` properties.
+//! difference. Format: `I:` time of initialisation, `E:KEY=VALUE` properties,
+//! `S:` links below `/dev`.
 
 use std::{fs, io, path::Path};
 
@@ -23,6 +24,10 @@ pub fn parse(text: &str) -> UdevRecord {
     for line in text.lines() {
         if let Some(time) = line.strip_prefix("I:") {
             record.initialized = !time.is_empty();
+        } else if let Some(link) = line.strip_prefix("S:disk/") {
+            if link.starts_with("by-id/") || link.starts_with("by-path/") {
+                record.links.push(link.to_owned());
+            }
         } else if let Some((key, value)) = line.strip_prefix("E:").and_then(|e| e.split_once('=')) {
             let value = || Some(value.to_owned());
             match key {
@@ -47,9 +52,10 @@ mod tests {
     #[test]
     fn a_record_is_read_and_unknown_lines_are_passed_over() {
         let record = parse(
-            "S:disk/by-id/x\nI:1234\nE:ID_FS_TYPE=ext4\nE:ID_BUS=scsi\nG:systemd\nV:1\nE:=\n",
+            "S:disk/by-id/x\nS:disk/by-uuid/y\nS:cdrom\nI:1234\nE:ID_FS_TYPE=ext4\nE:ID_BUS=scsi\nG:systemd\nV:1\nE:=\n",
         );
         assert!(record.initialized);
+        assert_eq!(record.links, ["by-id/x"]);
         assert_eq!(record.filesystem.as_deref(), Some("ext4"));
         assert_eq!(record.bus.as_deref(), Some("scsi"));
         assert_eq!(record.table, None);

@@ -4,7 +4,10 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
-use crate::{claim::TableError, decide::Refusal, fact::Unreadable, journal::JournalError};
+use crate::{
+    claim::TableError, decide::Refusal, fact::Unreadable, journal::JournalError,
+    ledger::LedgerError,
+};
 
 /// A job on a disk did not come to its end. Nothing is lost: the disk is as it
 /// was, or carries a pending claim that the next attempt resumes.
@@ -44,6 +47,9 @@ pub enum ProvisionError {
     /// The journal was not written, so the disk was not either.
     #[error("nothing was written to the disk")]
     Journal(#[from] JournalError),
+    /// The disk may not be begun now.
+    #[error("nothing was written to the disk")]
+    Ledger(#[from] LedgerError),
     /// No table for this disk.
     #[error("no partition table for this disk")]
     Table(#[from] TableError),

@@ -15,11 +15,13 @@ use nix::{
 
 use super::ProvisionError;
 use crate::{
-    claim::{ClaimId, Geometry, Table},
+    approval::{Identity, Token},
+    claim::{Begun, Ends, Geometry, Table},
     fact::{Fact, Unreadable},
     observe::{
         Device, Host, Medium, device,
-        medium::{self, Depth},
+        medium::{self, Depth, Question},
+        sample::Seed,
     },
     sys,
     units::DevNo,
@@ -39,6 +41,8 @@ pub struct Target {
     diskseq: Option<u64>,
     wwn: Option<String>,
     serial: Option<String>,
+    /// What an approval was given for.
+    approvable: Identity,
 }
 
 impl Target {
@@ -69,6 +73,7 @@ impl Target {
             diskseq: known(&device.diskseq)?,
             wwn: known(&device.wwn)?,
             serial: known(&device.serial)?,
+            approvable: Identity::of(device).map_err(ProvisionError::Unidentified)?,
         })
     }
 
@@ -202,19 +207,33 @@ impl LockedDisk {
     /// When it cannot be told whether the kernel knows a partition.
     pub(super) fn examine(
         &self,
-        journalled: &[ClaimId],
+        begun: &[Begun],
         depth: Depth,
+        approval: Option<Token>,
         through: &File,
     ) -> Result<Medium, ProvisionError> {
         forget_cached(through)?;
         let partition = self.partition()?;
-        let partition = partition
-            .as_ref()
-            .map(|(node, devno)| (node.as_path(), *devno));
+        let question = Question {
+            begun,
+            partition: partition
+                .as_ref()
+                .map(|(node, devno)| (node.as_path(), *devno)),
+            depth,
+            // The proof looks at other places than the decision did.
+            seed: Seed::fresh(),
+            identity: &Fact::Known(self.target.approvable.clone()),
+            approvals: approval.as_slice(),
+        };
         let (node, geometry) = (&self.target.node, self.target.geometry);
-        Ok(medium::examine(
-            through, node, geometry, journalled, partition, depth,
-        ))
+        Ok(medium::examine(through, node, geometry, &question))
+    }
+
+    /// Reads what a table will be written over.
+    pub(super) fn read_ends(&self, through: &File) -> Result<Option<Ends>, ProvisionError> {
+        forget_cached(through)?;
+        medium::read_ends(through, self.target.geometry)
+            .map_err(ProvisionError::io("read both ends of the disk"))
     }
 
     /// Reads the claim's table alone, past what the kernel has cached of it.
@@ -233,7 +252,7 @@ impl LockedDisk {
     /// # Errors
     /// As [`LockedDisk::examine`].
     pub(super) fn examine_claim(&self) -> Result<Medium, ProvisionError> {
-        self.examine(&[], Depth::Claim, &self.lock)
+        self.examine(&[], Depth::Claim, None, &self.lock)
     }
 
     /// Kernel names of the disk's partitions, as sysfs lists them now.

@@ -28,10 +28,11 @@ pub use proof::{BlankProof, PendingProof};
 pub use table::{Partition, PendingDisk};
 
 use crate::{
-    claim::{ClaimId, Stage, TableImage},
+    claim::{Begun, ClaimId, Stage, TableImage},
     decide::{Claimed, Left, Managed, Provision, Resume, Verdict, claimed},
-    journal::{Entry, Journal},
+    journal::Entry,
     observe::Host,
+    state::State,
     text::chain,
     units::Filesystem,
 };
@@ -41,8 +42,10 @@ use crate::{
 pub struct Surroundings {
     /// Where the host's trees are.
     pub host: Host,
-    /// What is about to be written.
-    pub journal: Journal,
+    /// What is about to be written, and what was done.
+    pub state: State,
+    /// Disks begun within an hour; unlimited when there is no number.
+    pub max_formats_per_hour: Option<u32>,
     /// Directory below which disks are mounted.
     pub mount_root: PathBuf,
 }
@@ -116,7 +119,7 @@ pub fn execute(
             let disk = ExclusiveDisk::open(target, &around.host)?;
             progress(Phase::Proving);
             let begun = begun_claims(disk.disk().target(), around)?;
-            let proof = BlankProof::of(disk, &begun)?;
+            let proof = BlankProof::of(disk, &begun, provision.approval)?;
             // Not before the proof: without mkfs the disk stays as it is.
             Program::for_filesystem(provision.filesystem).find()?;
             progress(Phase::Partitioning);
@@ -196,11 +199,29 @@ fn begin(
         target.identity(),
         provision.filesystem,
         (&pending, &committed),
+        proof.approved().cloned(),
     );
-    around.journal.record(&entry)?;
-    // The decision may be old: meanwhile another disk may have come by the name.
-    if let Err(error) = mount::reserve(&around.mount_root, &claim, provision.begun.is_some()) {
-        around.journal.forget(&claim)?;
+    let again = provision.begun.is_some();
+    let journal = &around.state.journal;
+    journal.record(&entry)?;
+    let allowed = around
+        .state
+        .ledger
+        .begin(
+            &claim.name,
+            provision.approval,
+            again,
+            around.max_formats_per_hour,
+        )
+        .map_err(ProvisionError::from)
+        // The decision may be old: meanwhile another disk may have come by the
+        // name.
+        .and_then(|()| mount::reserve(&around.mount_root, &claim, again));
+    if let Err(error) = allowed {
+        // What was begun before keeps its entry and with it its name.
+        if !again {
+            journal.forget(&claim)?;
+        }
         return Err(error);
     }
     proof.claim(claim, &pending)
@@ -231,7 +252,7 @@ fn mount_committed(
     progress(Phase::Mounting);
     let path = mount::mount(disk, partition, claim, filesystem, &around.mount_root)?;
     // The claim on the disk says everything from here on.
-    if let Err(error) = around.journal.forget(claim) {
+    if let Err(error) = around.state.journal.forget(claim) {
         tracing::warn!(
             error = chain(&error),
             "an entry of the journal stays until the next round"
@@ -244,8 +265,8 @@ fn mount_committed(
 }
 
 /// Claims that the journal says were begun on this disk.
-fn begun_claims(target: &Target, around: &Surroundings) -> Result<Vec<ClaimId>, ProvisionError> {
-    let entries = around.journal.list();
+fn begun_claims(target: &Target, around: &Surroundings) -> Result<Vec<Begun>, ProvisionError> {
+    let entries = around.state.journal.list();
     let entries = entries
         .known()
         .map_err(|why| ProvisionError::Unidentified(why.clone()))?;
@@ -255,6 +276,6 @@ fn begun_claims(target: &Target, around: &Surroundings) -> Result<Vec<ClaimId>, 
         .filter(|entry| {
             entry.still_holds() && entry.fits(target.geometry(), wwn.as_deref(), serial.as_deref())
         })
-        .map(|entry| entry.claim.clone())
+        .filter_map(Entry::begun)
         .collect())
 }

@@ -3,12 +3,15 @@
 
 use super::{ExclusiveDisk, ProvisionError, Target};
 use crate::{
-    claim::ClaimId,
+    approval::Token,
+    claim::{Begun, ClaimId, Ends},
     decide::{self, Claimed, Left, Reason, Refusal},
+    journal::Approved,
     observe::medium::Depth,
 };
 
-/// An exclusively held disk that was found blank.
+/// An exclusively held disk that was found blank, or else is what a person
+/// approved, byte for byte as far as it was read.
 ///
 /// It owns the disk, so that what was proven and what is written are the same
 /// open file; it cannot be copied, so that a proof is used once:
@@ -21,34 +24,68 @@ use crate::{
 ///
 /// ```compile_fail
 /// fn forge(disk: disk_discovery::provision::ExclusiveDisk) {
-///     let _proof = disk_discovery::provision::BlankProof { disk };
+///     let _proof = disk_discovery::provision::BlankProof { disk, approved: None };
 /// }
 /// ```
 #[derive(Debug)]
 pub struct BlankProof {
     disk: ExclusiveDisk,
+    approved: Option<Approved>,
 }
 
 impl BlankProof {
-    /// Reads the disk once more and proves it blank.
+    /// Reads the disk once more and proves it blank, or with an approval that
+    /// it is in the state that was approved.
     ///
     /// # Errors
     /// [`ProvisionError::NotProven`] with the reason.
-    pub fn of(disk: ExclusiveDisk, journalled: &[ClaimId]) -> Result<Self, ProvisionError> {
+    pub fn of(
+        disk: ExclusiveDisk,
+        begun: &[Begun],
+        approval: Option<Token>,
+    ) -> Result<Self, ProvisionError> {
         let mut medium = disk
             .disk()
-            .examine(journalled, Depth::Blankness, disk.file())?;
+            .examine(begun, Depth::Blankness, approval, disk.file())?;
         // That somebody holds it exclusively is true by now: we do.
         if let Some(content) = &mut medium.content {
             content.busy = crate::fact::Fact::Known(false);
         }
-        decide::blank(&medium).map_err(ProvisionError::NotProven)?;
+        let approved = match approval {
+            None => {
+                decide::blank(&medium).map_err(ProvisionError::NotProven)?;
+                None
+            }
+            Some(token) => {
+                decide::approved(&medium, token).map_err(ProvisionError::NotProven)?;
+                let ends: Option<Ends> = disk.disk().read_ends(disk.file())?;
+                ends.map(|ends| Approved::new(token, &ends))
+            }
+        };
         let partitions = disk.disk().partitions()?;
         if !partitions.is_empty() {
             let refusal = Refusal::new(Reason::Partitioned, partitions.join(" "));
             return Err(ProvisionError::NotProven(refusal));
         }
-        Ok(Self { disk })
+        if let Some(scan) = medium
+            .content
+            .as_ref()
+            .and_then(|content| content.scan.as_ref()?.known().ok())
+        {
+            tracing::debug!(
+                disk = disk.disk().target().name(),
+                seed = %scan.seed,
+                digest = scan.digest,
+                bytes = scan.bytes,
+                "proven"
+            );
+        }
+        Ok(Self { disk, approved })
+    }
+
+    /// By which approval, and what is written over, if the disk is not blank.
+    pub fn approved(&self) -> Option<&Approved> {
+        self.approved.as_ref()
     }
 
     /// The disk that was proven blank.
@@ -85,9 +122,11 @@ impl PendingProof {
     pub fn of(
         disk: ExclusiveDisk,
         claim: &ClaimId,
-        journalled: &[ClaimId],
+        begun: &[Begun],
     ) -> Result<Self, ProvisionError> {
-        let medium = disk.disk().examine(journalled, Depth::Claim, disk.file())?;
+        let medium = disk
+            .disk()
+            .examine(begun, Depth::Claim, None, disk.file())?;
         let refused = |what| {
             Err(ProvisionError::NotProven(Refusal::new(
                 Reason::ClaimDamaged,

@@ -125,7 +125,11 @@ const USES: &[Use] = &[
     ("unistd::write", &[]),
     (
         ".write_all(",
-        &[("journal.rs", 1, "an entry, in its temporary file")],
+        &[(
+            "durable.rs",
+            1,
+            "a file of the agent's own state, not yet at its place",
+        )],
     ),
     ("mmap", &[]),
     ("io::copy", &[]),
@@ -135,7 +139,11 @@ const USES: &[Use] = &[
     (
         ".write(true)",
         &[
-            ("journal.rs", 1, "the temporary file of an entry"),
+            (
+                "durable.rs",
+                1,
+                "a file of the agent's own state, not yet at its place",
+            ),
             (
                 "provision/exclusive.rs",
                 1,
@@ -145,11 +153,19 @@ const USES: &[Use] = &[
     ),
     (
         ".create(true)",
-        &[("journal.rs", 1, "the temporary file of an entry")],
+        &[(
+            "durable.rs",
+            1,
+            "a file of the agent's own state, not yet at its place",
+        )],
     ),
     (
         ".truncate(true)",
-        &[("journal.rs", 1, "the temporary file of an entry")],
+        &[(
+            "durable.rs",
+            1,
+            "a file of the agent's own state, not yet at its place",
+        )],
     ),
     (".append(true)", &[]),
     ("create_new", &[]),
@@ -164,13 +180,17 @@ const USES: &[Use] = &[
     // Names.
     (
         "remove_file",
-        &[("journal.rs", 1, "an entry that has served")],
+        &[("durable.rs", 1, "a file of the agent's own state")],
     ),
     ("remove_dir", &[]),
     ("unlink", &[]),
     (
         "fs::rename",
-        &[("journal.rs", 1, "an entry that is complete")],
+        &[(
+            "durable.rs",
+            1,
+            "a file of the agent's own state, once it is complete",
+        )],
     ),
     (
         "nix::mount::mount(",

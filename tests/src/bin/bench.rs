@@ -1,10 +1,20 @@
 //! Figures against what an operator would use instead, in the same machine,
 //! both sides measured in turns.
 
-use std::{fs, path::PathBuf, thread, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::json;
+use nix::sys::{
+    resource::{UsageWho, getrusage},
+    time::TimeValLike,
+};
+use serde_json::{Value, json};
 use vm_fixtures::{Disk, Lab};
 use vm_tests::Node;
 
@@ -17,6 +27,7 @@ const BENCHES: &[(&[&str], Bench)] = &[
     (&["provision-1"], provision_one),
     (&["scan", "scan-one-changed"], scan),
     (&["rss"], resident),
+    (&["blank-16t"], blank),
 ];
 
 fn main() -> Result<()> {
@@ -281,6 +292,92 @@ fn resident(lab: &Lab) -> Result<Vec<Figures>> {
         ours,
         theirs,
     }])
+}
+
+/// Processor time of a whole `explain` of a blank disk of 16 TiB, on this
+/// machine: a loop device over a sparse file in memory, which is only read.
+fn blank(_: &Lab) -> Result<Vec<Figures>> {
+    let file = tempfile::Builder::new().tempfile_in("/dev/shm")?;
+    file.as_file().set_len(16 << 40)?;
+    let device = Loop::over(file.path())?;
+    let state = tempfile::tempdir()?;
+    let explain = || {
+        let mut command = Command::new(vm_tests::binary()?);
+        command.args(["explain", "--allow-loop", "-o", "json", "--state-dir"]);
+        command.arg(state.path()).arg(&device.0);
+        Ok::<_, anyhow::Error>(command)
+    };
+    let by_hand = || {
+        let mut command = Command::new("sh");
+        command.args(["-ec", BY_HAND, "sh", &device.0]);
+        command
+    };
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        let (seconds, answer) = processor_time(explain()?)?;
+        let answer: Value = serde_json::from_slice(&answer)?;
+        let verdict = answer.get("verdict").and_then(Value::as_str);
+        ensure!(verdict == Some("provision"), "{answer:#}");
+        let read = answer.pointer("/medium/known/content/scan/known/bytes");
+        let read = read.and_then(Value::as_u64).context("no figure")?;
+        ensure!(read < 64 << 20, "{read} bytes were read");
+        ours.push(seconds);
+        theirs.push(processor_time(by_hand())?.0);
+    }
+    Ok(vec![Figures {
+        name: "blank-16t",
+        unit: "s",
+        baseline: "wipefs --no-act, and cmp of the first and last 8 MiB with zeroes",
+        ours,
+        theirs,
+    }])
+}
+
+/// Finds out by common tools whether a disk looks blank; less than the agent
+/// asks for.
+const BY_HAND: &str = "wipefs --no-act $1
+    size=$(blockdev --getsize64 $1)
+    cmp -n 8388608 $1 /dev/zero
+    cmp -n 8388608 -i $((size - 8388608)):0 $1 /dev/zero";
+
+/// A loop device for as long as this lives.
+struct Loop(String);
+
+impl Loop {
+    fn over(file: &Path) -> Result<Self> {
+        let made = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(file)
+            .output()?;
+        ensure!(made.status.success(), "losetup: {made:?}");
+        let name = String::from_utf8(made.stdout)?.trim().to_owned();
+        Ok(Self(name))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let ended = Command::new("losetup").arg("-d").arg(&self.0).status();
+        if !ended.is_ok_and(|status| status.success()) {
+            eprintln!("{} is still there: losetup -d {}", self.0, self.0);
+        }
+    }
+}
+
+/// Seconds of processor time, of user and kernel, that a command and its
+/// children take, and what it prints.
+fn processor_time(mut command: Command) -> Result<(f64, Vec<u8>)> {
+    let used = || {
+        let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+        let time = usage.user_time() + usage.system_time();
+        #[expect(clippy::cast_precision_loss, reason = "microseconds of a process")]
+        let seconds = time.num_microseconds() as f64 / 1e6;
+        Ok::<_, anyhow::Error>(seconds)
+    };
+    let before = used()?;
+    let output = command.output()?;
+    ensure!(output.status.success(), "{command:?}: {output:?}");
+    Ok((used()? - before, output.stdout))
 }
 
 /// Resident memory of a service's main process, in MiB.

@@ -1,18 +1,24 @@
 //! A host to decide on, with the root on `sda1` and a blank disk `sdb` that is
 //! provisioned: each test changes the one thing that it is about.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use uuid::{Uuid, uuid};
 
 use crate::{
     claim::{Claim, ClaimId, Geometry, Stage, Table, TableImage},
-    decide::{Policy, Provision, Reason, Refusal, Verdict, decide},
+    decide::{Policy, Provision, Reason, Refusal, Rule, Verdict, decide},
     fact::Fact,
     journal::Entry,
+    ledger::Standing,
     observe::{
         Device, Inventory, Medium, Transport, UdevRecord,
         medium::{Content, Inside},
+        sample::Seed,
+        scan::Scan,
         signature::{Found, Signature},
         superblock::Progress,
         tables::{Mount, Swap},
@@ -43,6 +49,13 @@ impl Bench {
             media: BTreeMap::new(),
             mountpoints: Fact::Known(BTreeMap::new()),
             journal: Fact::Known(Vec::new()),
+            not_answering: BTreeSet::new(),
+            working: BTreeSet::new(),
+            standing: Fact::Known(Standing {
+                formats_last_hour: 0,
+                used_approvals: BTreeSet::new(),
+                frozen: None,
+            }),
             witness: Fact::Known(BTreeMap::new()),
         };
         let policy = Policy::default();
@@ -94,6 +107,14 @@ impl Bench {
 
     pub(super) fn content(&mut self, name: &str) -> &mut Content {
         self.medium(name).content.as_mut().expect("the content")
+    }
+
+    pub(super) fn scan(&mut self, name: &str) -> &mut Scan {
+        known(self.content(name).scan.as_mut().expect("a scan"))
+    }
+
+    pub(super) fn standing(&mut self) -> &mut Standing {
+        known(&mut self.inventory.standing)
     }
 
     pub(super) fn mounts(&mut self) -> &mut Vec<Mount> {
@@ -277,10 +298,28 @@ pub(super) fn blank() -> Arc<Fact<Medium>> {
         partition: None,
         content: Some(Content {
             signature: Fact::Known(Signature::Nothing),
-            residue: Fact::Known(None),
+            scan: Some(Fact::Known(zeroes())),
+            approvals: Vec::new(),
             busy: Fact::Known(false),
         }),
     }))
+}
+
+/// A scan that found nothing.
+pub(super) fn zeroes() -> Scan {
+    Scan {
+        seed: Seed(1),
+        residue: None,
+        traces: Vec::new(),
+        digest: "0".repeat(64),
+        bytes: 1,
+        reads: 1,
+    }
+}
+
+pub(super) fn rules(texts: &[&str]) -> Vec<Rule> {
+    let rules = texts.iter().map(|text| text.parse());
+    rules.collect::<Result<_, _>>().expect("rules")
 }
 
 pub(super) fn found(kind: &str, uuid: Option<Uuid>) -> Signature {
@@ -309,7 +348,14 @@ pub(super) fn entry(claim: ClaimId, filesystem: Filesystem) -> Entry {
     };
     let image = |stage| TableImage::build(geometry, &claim, stage).expect("a table");
     let tables = (&image(Stage::Pending), &image(Stage::Committed));
-    Entry::new(claim.clone(), geometry, (None, None), filesystem, tables)
+    Entry::new(
+        claim.clone(),
+        geometry,
+        (None, None),
+        filesystem,
+        tables,
+        None,
+    )
 }
 
 /// The inside of a claimed partition where nothing else speaks against it.
@@ -320,5 +366,6 @@ pub(super) fn inside_of(signature: Fact<Signature>) -> Inside {
         residue: Some(Fact::Known(None)),
         around: Some(Fact::Known(None)),
         journalled: false,
+        approved: false,
     }
 }

@@ -16,9 +16,11 @@ use crate::{
     observe::{
         Device, Medium, Mountpoint, Transport, UdevRecord,
         medium::{Content, Depth, Inside},
+        scan::Scan,
         signature::Signature,
         superblock::Progress,
         tables::Mount,
+        traces::Trace,
     },
     units::{DiskName, Filesystem},
 };
@@ -179,6 +181,7 @@ fn any_claim(at: usize) -> BoxedStrategy<Medium> {
             residue,
             around,
             journalled,
+            approved: false,
         },
     );
     (
@@ -200,18 +203,37 @@ fn any_claim(at: usize) -> BoxedStrategy<Medium> {
         .boxed()
 }
 
+/// What a scan may find.
+fn dirty_scans() -> Vec<Scan> {
+    let residue = |at| Scan {
+        residue: Some(at),
+        ..zeroes()
+    };
+    let copy = |wiped| Scan {
+        traces: vec![Trace {
+            kind: "ext4".to_owned(),
+            at: 1 << 27,
+            wiped,
+        }],
+        ..residue(1 << 27)
+    };
+    vec![residue(0), residue(SIZE - 1), copy(false), copy(true)]
+}
+
 fn any_medium(at: usize) -> BoxedStrategy<Option<Fact<Medium>>> {
     let content = (
         mostly(
             Signature::Nothing,
             vec![Signature::Ambivalent, ext4(GUID), found("dos", None)],
         ),
-        mostly(None, vec![Some(0), Some(SIZE - 1)]),
+        mostly(zeroes(), dirty_scans()),
+        proptest::option::weighted(0.97, Just(())),
         mostly(false, vec![true]),
     )
-        .prop_map(|(signature, residue, busy)| Content {
+        .prop_map(|(signature, scan, scanned, busy)| Content {
             signature,
-            residue,
+            scan: scanned.map(|()| scan),
+            approvals: Vec::new(),
             busy,
         });
     let unclaimed = (
@@ -432,7 +454,11 @@ fn objections(bench: &Bench, disk: &Device) -> Vec<&'static str> {
             "signature",
         ),
         (
-            content.is_some_and(|content| content.residue == Fact::Known(None)),
+            content.is_some_and(|content| {
+                content.scan.as_ref().is_some_and(|scan| {
+                    scan.is_known_and(|scan| scan.residue.is_none() && scan.traces.is_empty())
+                })
+            }),
             "residue",
         ),
         (
@@ -479,7 +505,9 @@ const BLINDINGS: &[(&str, Blinding)] = &[
     }),
     ("table", |b, d| b.medium(d).table = lost()),
     ("signature", |b, d| b.content(d).signature = lost()),
-    ("residue", |b, d| b.content(d).residue = lost()),
+    ("scan", |b, d| b.content(d).scan = Some(lost())),
+    ("no scan", |b, d| b.content(d).scan = None),
+    ("standing", |b, _| b.inventory.standing = lost()),
     ("busy", |b, d| b.content(d).busy = lost()),
     ("host_mounts", |b, _| b.inventory.host_mounts = lost()),
     ("swaps", |b, _| b.inventory.swaps = lost()),
@@ -503,6 +531,14 @@ fn set_content(bench: &mut Bench, disk: &str, change: impl FnOnce(&mut Content))
     {
         change(content);
     }
+}
+
+fn set_scan(bench: &mut Bench, disk: &str, change: impl FnOnce(&mut Scan)) {
+    set_content(bench, disk, |content| {
+        if let Some(Fact::Known(scan)) = &mut content.scan {
+            change(scan);
+        }
+    });
 }
 
 fn set_record(bench: &mut Bench, disk: &str, change: impl FnOnce(&mut UdevRecord)) {
@@ -552,7 +588,28 @@ const EVIDENCE: &[(&str, Evidence)] = &[
         set_content(b, d, |c| c.signature = Fact::Known(Signature::Ambivalent))
     }),
     ("residue", |b, d| {
-        set_content(b, d, |c| c.residue = Fact::Known(Some(1)))
+        set_scan(b, d, |scan| scan.residue = Some(1))
+    }),
+    ("a copy of an owner", |b, d| {
+        set_scan(b, d, |scan| *scan = dirty_scans().remove(2))
+    }),
+    ("a copy of an owner that was wiped", |b, d| {
+        set_scan(b, d, |scan| *scan = dirty_scans().remove(3))
+    }),
+    ("a freeze", |b, _| {
+        if let Fact::Known(standing) = &mut b.inventory.standing {
+            standing.frozen = some("why");
+        }
+    }),
+    ("a rule against it", |b, d| {
+        b.policy.deny = rules(&[&format!("name={d}")])
+    }),
+    ("a rule for others", |b, _| {
+        b.policy.allow = rules(&["name=none"])
+    }),
+    ("a read that does not come back", |b, d| {
+        b.inventory.media.remove(d);
+        b.inventory.not_answering.insert(d.to_owned());
     }),
     ("a holder of the exclusive right", |b, d| {
         set_content(b, d, |c| c.busy = Fact::Known(true))

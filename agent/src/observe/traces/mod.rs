@@ -27,7 +27,7 @@ mod zfs;
 
 use std::{collections::BTreeSet, io};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use self::piece::{Fields, Piece, Reader};
 use crate::claim::Geometry;
@@ -123,7 +123,7 @@ pub struct Place {
 }
 
 /// What was found.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Trace {
     /// First byte of the structure.
     pub at: u64,

@@ -1,0 +1,78 @@
+//! Small files on the host that must survive a power cut: whole or not at all.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+use thiserror::Error;
+
+/// A file could not be written or removed.
+#[derive(Debug, Error)]
+#[error("{}: cannot {step}", path.display())]
+pub struct WriteError {
+    path: PathBuf,
+    step: &'static str,
+    #[source]
+    source: io::Error,
+}
+
+/// Writes a value as JSON in place of whatever was there, and makes file, name
+/// and directory durable.
+///
+/// # Errors
+/// The step that failed; then the old file is still there.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), WriteError> {
+    let failed = |step| {
+        let path = path.to_owned();
+        move |source| WriteError { path, step, source }
+    };
+    let directory = directory_of(path);
+    fs::create_dir_all(directory).map_err(failed("make its directory"))?;
+    let temporary = path.with_extension("tmp");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&temporary)
+        .map_err(failed("make the file"))?;
+    let text = serde_json::to_vec_pretty(value)
+        .map_err(io::Error::other)
+        .map_err(failed("encode"))?;
+    file.write_all(&text).map_err(failed("write"))?;
+    file.sync_all().map_err(failed("sync"))?;
+    fs::rename(&temporary, path).map_err(failed("rename"))?;
+    sync_directory(path)
+}
+
+/// Removes a file for good; one that is gone already is no error.
+///
+/// # Errors
+/// The step that failed.
+pub fn remove(path: &Path) -> Result<(), WriteError> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_directory(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(WriteError {
+            path: path.to_owned(),
+            step: "remove",
+            source,
+        }),
+    }
+}
+
+fn sync_directory(path: &Path) -> Result<(), WriteError> {
+    File::open(directory_of(path))
+        .and_then(|directory| directory.sync_all())
+        .map_err(|source| WriteError {
+            path: path.to_owned(),
+            step: "sync the directory of",
+            source,
+        })
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}

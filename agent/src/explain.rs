@@ -1,0 +1,139 @@
+//! What is known of one device, for a person: evidence, verdict, reason,
+//! advice, the approval token where a disk can be approved, and how to erase
+//! it by hand where nothing else helps. Pure; `cli` prints it.
+
+mod erase;
+mod evidence;
+
+use serde::Serialize;
+
+use crate::{
+    approval::{Identity, Token},
+    claim::Geometry,
+    decide::{Reason, Verdict},
+    fact::Fact,
+    observe::{Device, Inventory, Medium},
+    report::Row,
+};
+
+/// The answer to `explain`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation<'a> {
+    /// As in `/v1/disks`.
+    #[serde(flatten)]
+    pub row: Row,
+    /// What was read of the device itself.
+    pub facts: &'a Device,
+    /// What was read off the medium; absent where the decision did not need it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub medium: Option<&'a Fact<Medium>>,
+    /// How the disk can be approved; absent where it cannot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
+    /// Commands by which a person erases what keeps the disk from being taken.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub erase: Vec<String>,
+}
+
+/// A person's way to let a disk be taken that is not blank.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Approval {
+    /// For this disk, in this state, once.
+    pub token: Token,
+}
+
+impl<'a> Explanation<'a> {
+    /// Of a device of an inventory, with its verdict.
+    pub fn of(inventory: &'a Inventory, device: &'a Device, verdict: &Verdict, row: Row) -> Self {
+        let medium = inventory.media.get(&device.name).map(|medium| &**medium);
+        let read = medium.and_then(|medium| medium.known().ok());
+        let reason = match verdict {
+            Verdict::Refused(refusal) => Some(refusal.reason),
+            Verdict::Managed(_) | Verdict::Provision(_) | Verdict::Resume(_) => None,
+        };
+        let approval = (reason == Some(Reason::ResidualData))
+            .then(|| token(device, read))
+            .flatten()
+            .map(|token| Approval { token });
+        let erasable = reason.is_some_and(|reason| {
+            [
+                Reason::Signature,
+                Reason::AmbivalentSignatures,
+                Reason::ResidualData,
+                Reason::Partitioned,
+            ]
+            .contains(&reason)
+        });
+        let erase = if erasable {
+            erase::commands(device, read)
+        } else {
+            Vec::new()
+        };
+        Self {
+            row,
+            facts: device,
+            medium,
+            approval,
+            erase,
+        }
+    }
+
+    /// For people, in paragraphs.
+    pub fn text(&self) -> String {
+        let row = &self.row;
+        let mut text = format!("{}: {}", row.device, self.headline());
+        if let (Some(explanation), Some(advice)) = (row.explanation, row.advice) {
+            text.push_str(&format!("\n\n  {explanation}"));
+            if let Some(detail) = &row.detail {
+                text.push_str(&format!("\n  Detail: {detail}."));
+            }
+            text.push_str(&format!("\n  {advice}"));
+        }
+        text.push_str("\n\nEvidence\n");
+        for (what, value) in evidence::lines(self.facts, self.medium) {
+            text.push_str(&format!("  {what:<14} {value}\n"));
+        }
+        if let Some(approval) = &self.approval {
+            text.push_str(&format!(
+                "\nApproval\n  If nothing on it is needed, this lets the agent take the disk, in exactly this state, once:\n\n  \
+                 approve:\n    - {}\n",
+                approval.token
+            ));
+        }
+        if !self.erase.is_empty() {
+            text.push_str(
+                "\nErasing by hand\n  If nothing on it is needed. The agent never does this; look twice at the name.\n\n",
+            );
+            for command in &self.erase {
+                text.push_str(&format!("  {command}\n"));
+            }
+        }
+        text.trim_end().to_owned()
+    }
+
+    fn headline(&self) -> String {
+        let row = &self.row;
+        match (&row.reason, &row.mount_path, row.mounted) {
+            (Some(reason), _, _) => format!("refused ({reason})"),
+            (None, Some(path), Some(true)) => format!("managed, mounted at {path}"),
+            (None, Some(path), _) => format!("{}, {path}", row.verdict.name()),
+            (None, None, _) => row.verdict.name().to_owned(),
+        }
+    }
+}
+
+/// The token for the disk as it was read: only where a person may approve it.
+fn token(device: &Device, medium: Option<&Medium>) -> Option<Token> {
+    let geometry = Geometry {
+        size: *device.size.known().ok()?,
+        sector: (*device.sector.known().ok()?)?,
+    };
+    let scan = medium?.content.as_ref()?.scan.as_ref()?.known().ok()?;
+    let identity = Identity::of(device).ok()?;
+    Some(Token::of(&identity, geometry, scan))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! What a person is told of a disk, and that no token is offered where none
+//! would be taken.
+
+use super::*;
+use crate::{
+    decide::Refusal,
+    observe::{medium::Content, sample::Seed, scan::Scan, signature::Signature, traces::Trace},
+    report::row,
+};
+
+fn medium(scan: Scan) -> Medium {
+    Medium {
+        table: Fact::Known(crate::claim::Table::Absent),
+        partition: None,
+        content: Some(Content {
+            signature: Fact::Known(Signature::Nothing),
+            scan: Some(Fact::Known(scan)),
+            approvals: Vec::new(),
+            busy: Fact::Known(false),
+        }),
+    }
+}
+
+fn scan(residue: u64, traces: Vec<Trace>) -> Scan {
+    Scan {
+        seed: Seed(0xfeed),
+        residue: Some(residue),
+        traces,
+        digest: "ab".repeat(32),
+        bytes: 20 << 20,
+        reads: 300,
+    }
+}
+
+fn explained(refusal: Refusal, medium: &Medium) -> (String, serde_json::Value) {
+    let mut device = crate::decide::example_disk();
+    if let Fact::Known(Some(record)) = &mut device.udev {
+        record.links = vec![
+            "by-path/pci-1".to_owned(),
+            "by-id/ata-SSD_12_S16".to_owned(),
+        ];
+    }
+    let mut inventory = crate::decide::example_host();
+    inventory.media.insert(
+        device.name.clone(),
+        std::sync::Arc::new(Fact::Known(medium.clone())),
+    );
+    let verdict = Verdict::Refused(refusal);
+    let row = row(&device, &verdict, None, "/mnt/longhorn");
+    let explanation = Explanation::of(&inventory, &device, &verdict, row);
+    (
+        explanation.text(),
+        serde_json::to_value(&explanation).expect("JSON"),
+    )
+}
+
+#[test]
+fn residual_data_are_shown_with_a_token_that_is_read_back() {
+    let refusal = Refusal::new(Reason::ResidualData, "first at byte 4096");
+    let (text, json) = explained(refusal, &medium(scan(4096, Vec::new())));
+    let token = json["approval"]["token"].as_str().expect("a token");
+    assert!(
+        token
+            .parse::<Token>()
+            .is_ok_and(|token| token.seed() == Seed(0xfeed))
+    );
+    for words in [
+        "sdb: refused (residual-data)",
+        "first at byte 4096",
+        "seed 000000000000feed",
+        "approve:",
+        token,
+        "of=/dev/disk/by-id/ata-SSD_12_S16",
+        "bs=16M",
+    ] {
+        assert!(text.contains(words), "{words:?} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn a_signature_gets_no_token_and_the_places_to_erase() {
+    let copy = Trace {
+        kind: "xfs".to_owned(),
+        at: 3_000_000_512,
+        wiped: false,
+    };
+    let refusal = Refusal::signature("xfs", "at byte 3000000512");
+    let (text, json) = explained(refusal, &medium(scan(3_000_000_512, vec![copy])));
+    assert!(
+        json["approval"].is_null() && !text.contains("approve"),
+        "{text}"
+    );
+    let erase = json["erase"].to_string();
+    // Both ends and the copy, in blocks of 4096 bytes.
+    for place in ["seek=0 count=2048", "seek=732422 count=2", "seek=2927639"] {
+        assert!(erase.contains(place), "{place} is not in {erase}");
+    }
+}
+
+#[test]
+fn a_disk_that_is_not_refused_for_what_it_holds_is_not_to_be_erased() {
+    for reason in [
+        Reason::SystemDisk,
+        Reason::Mounted,
+        Reason::TooSmall,
+        Reason::ClaimDamaged,
+    ] {
+        let (text, json) = explained(reason.into(), &medium(scan(0, Vec::new())));
+        assert!(
+            json["erase"].is_null() && json["approval"].is_null(),
+            "{reason}"
+        );
+        assert!(!text.contains("dd "), "{text}");
+    }
+}
+
+#[test]
+fn what_could_not_be_read_is_shown_with_its_error() {
+    let mut medium = medium(scan(0, Vec::new()));
+    if let Some(content) = &mut medium.content {
+        content.scan = Some(Fact::unreadable("/dev/sdb", "Input/output error"));
+    }
+    let refusal = Refusal::new(Reason::ProbeFailed, "x");
+    let (text, _) = explained(refusal, &medium);
+    assert!(
+        text.contains("unreadable: /dev/sdb: Input/output error"),
+        "{text}"
+    );
+}

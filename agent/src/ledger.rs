@@ -1,0 +1,353 @@
+//! What the agent keeps account of on the host besides its journal:
+//! `<state>/ledger.json` has the disks begun in the last hour, the approvals
+//! that were used, and a freeze that the cluster asked for. `<state>/frozen` is
+//! a person's own file.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    approval::Token,
+    durable::{self, WriteError},
+    fact::{Fact, Unreadable},
+    units::DiskName,
+};
+
+/// Format of the file.
+const VERSION: u32 = 1;
+/// The limit on formats counts this many seconds back.
+const HOUR: u64 = 3600;
+
+/// The account at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Account {
+    version: u32,
+    formats: Vec<Format>,
+    used_approvals: BTreeSet<Token>,
+    /// Why the cluster wants no disk to be formatted, as it said last.
+    #[serde(default)]
+    frozen_by_cluster: Option<String>,
+}
+
+/// A disk that was begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Format {
+    /// Seconds since 1970.
+    at: u64,
+    /// Its name for life.
+    name: DiskName,
+}
+
+impl Account {
+    fn new() -> Self {
+        Self {
+            version: VERSION,
+            ..Self::default()
+        }
+    }
+
+    /// Disks begun within an hour of a moment. A clock that was set back or
+    /// forward by more starts a new count.
+    fn recent(&self, now: u64) -> impl Iterator<Item = &Format> {
+        self.formats
+            .iter()
+            .filter(move |format| format.at.abs_diff(now) < HOUR)
+    }
+}
+
+/// What decisions need to know of the account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Standing {
+    /// Disks begun in the last hour.
+    pub formats_last_hour: u32,
+    /// Approvals that were used.
+    pub used_approvals: BTreeSet<Token>,
+    /// Why no disk may be formatted, if so.
+    pub frozen: Option<String>,
+}
+
+/// A disk may not be begun now.
+#[derive(Debug, Error)]
+pub enum LedgerError {
+    /// The account cannot be read, so nothing is known of what was done.
+    #[error("the ledger cannot be read: {0}")]
+    Read(Unreadable),
+    /// It cannot be kept.
+    #[error("ledger")]
+    Write(#[from] WriteError),
+    /// As many as allowed were begun in the last hour.
+    #[error("{done} disks were begun in the last hour, allowed are {allowed}")]
+    Limit {
+        /// Disks begun.
+        done: u32,
+        /// By the policy.
+        allowed: u32,
+    },
+    /// Somebody stopped all formatting.
+    #[error("frozen: {0}")]
+    Frozen(String),
+    /// Its approval was used before.
+    #[error("the approval {0} was used before")]
+    Used(Token),
+}
+
+/// The account on the host. Clones share a lock: two disks that begin at the
+/// same time are counted one after the other.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    path: PathBuf,
+    frozen: PathBuf,
+    lock: Arc<Mutex<()>>,
+}
+
+impl Ledger {
+    /// Below the agent's state directory. Nothing is made yet.
+    pub fn below(state: &Path) -> Self {
+        Self {
+            path: state.join("ledger.json"),
+            frozen: state.join("frozen"),
+            lock: Arc::default(),
+        }
+    }
+
+    /// What stands in it, and whether a person's file stops all formatting.
+    pub fn standing(&self) -> Fact<Standing> {
+        let frozen = self.frozen_by_file();
+        self.read().and_then(|account| {
+            frozen.map(|file| Standing {
+                formats_last_hour: count(&account, seconds()),
+                used_approvals: account.used_approvals,
+                frozen: file.or(account.frozen_by_cluster),
+            })
+        })
+    }
+
+    /// Takes down that a disk is begun, durably, before anything is written to
+    /// it. `again` when the journal has it already: its approval is not used a
+    /// second time.
+    ///
+    /// # Errors
+    /// When the limit is reached, formatting is frozen, the approval was used,
+    /// or this cannot be told or kept: then the disk must not be written to.
+    pub fn begin(
+        &self,
+        name: &DiskName,
+        approval: Option<Token>,
+        again: bool,
+        per_hour: Option<u32>,
+    ) -> Result<(), LedgerError> {
+        let _one_at_a_time = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = |why: &Unreadable| LedgerError::Read(why.clone());
+        let account = self.read();
+        let mut account = account.known().map_err(read)?.clone();
+        let file = self.frozen_by_file();
+        let file = file.known().map_err(read)?.clone();
+        if let Some(why) = file.or_else(|| account.frozen_by_cluster.clone()) {
+            return Err(LedgerError::Frozen(why));
+        }
+        let now = seconds();
+        let done = count(&account, now);
+        if let Some(allowed) = per_hour.filter(|allowed| done >= *allowed) {
+            return Err(LedgerError::Limit { done, allowed });
+        }
+        if let Some(token) = approval {
+            let first = account.used_approvals.insert(token);
+            if !first && !again {
+                return Err(LedgerError::Used(token));
+            }
+        }
+        account.formats = account.recent(now).cloned().collect();
+        account.formats.push(Format {
+            at: now,
+            name: name.clone(),
+        });
+        Ok(durable::write_json(&self.path, &account)?)
+    }
+
+    /// Remembers whether the cluster wants no disk to be formatted, so that a
+    /// start without the cluster knows it too.
+    ///
+    /// # Errors
+    /// When it cannot be read or kept.
+    pub fn heard_frozen(&self, why: Option<&str>) -> Result<(), LedgerError> {
+        let _one_at_a_time = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let account = self.read();
+        let account = account
+            .known()
+            .map_err(|why| LedgerError::Read(why.clone()))?;
+        if account.frozen_by_cluster.as_deref() == why {
+            return Ok(());
+        }
+        let heard = Account {
+            frozen_by_cluster: why.map(str::to_owned),
+            ..account.clone()
+        };
+        Ok(durable::write_json(&self.path, &heard)?)
+    }
+
+    fn read(&self) -> Fact<Account> {
+        match fs::read(&self.path) {
+            Ok(bytes) => match parse(&bytes) {
+                Ok(account) => Fact::Known(account),
+                Err(error) => Fact::unreadable(self.path.display(), error),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Fact::Known(Account::new()),
+            Err(error) => Fact::unreadable(self.path.display(), error),
+        }
+    }
+
+    /// The first line of a person's file says why; an empty one will do.
+    fn frozen_by_file(&self) -> Fact<Option<String>> {
+        match fs::read(&self.frozen) {
+            Ok(bytes) => {
+                let text = String::from_utf8_lossy(&bytes);
+                let line = text.lines().next().map_or("", str::trim);
+                Fact::Known(Some(if line.is_empty() {
+                    format!("{} is there", self.frozen.display())
+                } else {
+                    line.to_owned()
+                }))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Fact::Known(None),
+            Err(error) => Fact::unreadable(self.frozen.display(), error),
+        }
+    }
+}
+
+/// Reads an account.
+///
+/// # Errors
+/// When it is none, or of a format that this program does not know.
+pub fn parse(bytes: &[u8]) -> io::Result<Account> {
+    let account: Account = serde_json::from_slice(bytes).map_err(io::Error::other)?;
+    if account.version == VERSION {
+        Ok(account)
+    } else {
+        Err(io::Error::other(format!(
+            "format {} is not {VERSION}, which this program knows",
+            account.version
+        )))
+    }
+}
+
+fn count(account: &Account, now: u64) -> u32 {
+    u32::try_from(account.recent(now).count()).unwrap_or(u32::MAX)
+}
+
+fn seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> DiskName {
+        text.parse().expect("a name")
+    }
+
+    fn token(digit: &str) -> Token {
+        let text = format!("approve-{}-{}", digit.repeat(16), digit.repeat(32));
+        text.parse().expect("a token")
+    }
+
+    fn standing(ledger: &Ledger) -> Standing {
+        ledger.standing().known().expect("readable").clone()
+    }
+
+    #[test]
+    fn an_hour_takes_no_more_than_the_limit_also_after_a_restart() {
+        let state = tempfile::tempdir().expect("a directory");
+        let begin =
+            |disk: &str| Ledger::below(state.path()).begin(&name(disk), None, false, Some(2));
+        begin("sdb1").expect("the first");
+        begin("sdc1").expect("the second");
+        let error = begin("sdd1").expect_err("one too many").to_string();
+        assert!(error.contains("allowed are 2"), "{error}");
+        let ledger = Ledger::below(state.path());
+        assert_eq!(standing(&ledger).formats_last_hour, 2);
+        ledger
+            .begin(&name("sdd1"), None, false, None)
+            .expect("without a limit");
+    }
+
+    #[test]
+    fn what_was_begun_more_than_an_hour_ago_does_not_count() {
+        let account = Account {
+            formats: [0, 1, 3599, 7000]
+                .map(|at| Format {
+                    at,
+                    name: name("sdb1"),
+                })
+                .to_vec(),
+            ..Account::new()
+        };
+        assert_eq!(count(&account, 3600), 3);
+        assert_eq!(count(&account, 20_000), 0);
+        assert_eq!(count(&account, 0), 3, "the clock was set back");
+    }
+
+    #[test]
+    fn an_approval_is_used_once_unless_the_same_disk_is_begun_again() {
+        let state = tempfile::tempdir().expect("a directory");
+        let ledger = Ledger::below(state.path());
+        let begin = |token, again| ledger.begin(&name("sdb1"), Some(token), again, None);
+        begin(token("1"), false).expect("used");
+        assert!(standing(&ledger).used_approvals.contains(&token("1")));
+        assert!(matches!(
+            begin(token("1"), false),
+            Err(LedgerError::Used(_))
+        ));
+        begin(token("1"), true).expect("begun again");
+        begin(token("2"), false).expect("another");
+    }
+
+    #[test]
+    fn a_freeze_by_file_or_cluster_lets_no_disk_begin_and_is_lifted_with_it() {
+        let state = tempfile::tempdir().expect("a directory");
+        let ledger = Ledger::below(state.path());
+        let begin = || ledger.begin(&name("sdb1"), None, false, None);
+        fs::write(state.path().join("frozen"), "moving house\nmore\n").expect("a file");
+        assert_eq!(standing(&ledger).frozen.as_deref(), Some("moving house"));
+        assert!(matches!(begin(), Err(LedgerError::Frozen(why)) if why == "moving house"));
+        fs::remove_file(state.path().join("frozen")).expect("removed");
+        ledger.heard_frozen(Some("the cluster")).expect("kept");
+        let restarted = Ledger::below(state.path());
+        assert_eq!(standing(&restarted).frozen.as_deref(), Some("the cluster"));
+        assert!(matches!(begin(), Err(LedgerError::Frozen(_))));
+        ledger.heard_frozen(None).expect("kept");
+        begin().expect("lifted");
+    }
+
+    #[test]
+    fn an_account_that_cannot_be_read_lets_no_disk_begin() {
+        for text in [
+            "{",
+            "{}",
+            r#"{"version":2,"formats":[],"usedApprovals":[]}"#,
+        ] {
+            let state = tempfile::tempdir().expect("a directory");
+            fs::write(state.path().join("ledger.json"), text).expect("a file");
+            let ledger = Ledger::below(state.path());
+            assert!(ledger.standing().known().is_err(), "{text}");
+            let begun = ledger.begin(&name("sdb1"), None, false, None);
+            assert!(matches!(begun, Err(LedgerError::Read(_))), "{text}");
+        }
+        let state = tempfile::tempdir().expect("a directory");
+        fs::create_dir(state.path().join("frozen")).expect("a directory in its place");
+        assert!(Ledger::below(state.path()).standing().known().is_err());
+    }
+}

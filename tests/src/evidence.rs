@@ -1,0 +1,36 @@
+//! What the agent read in a machine, to be decided on here.
+
+use anyhow::{Context, Result};
+use disk_discovery::{config::Options, decide::Policy, observe::Inventory};
+
+use crate::Node;
+
+/// Everything that the agent reads on a node at this moment, and the policy of
+/// a configuration. Writes nothing.
+///
+/// # Errors
+/// When the node does not answer, or the configuration is not one.
+pub fn of(node: &mut Node, config: &str) -> Result<(Inventory, Policy)> {
+    let text = node
+        .vm
+        .sh("disk-discovery plan -o evidence --config /etc/disk-discovery/config.yaml")?;
+    Ok((inventory(&text)?, policy(config)?))
+}
+
+/// Reads what `plan -o evidence` printed.
+///
+/// # Errors
+/// When it is not that.
+pub fn inventory(text: &str) -> Result<Inventory> {
+    serde_json::from_str(text).context("the evidence is not understood")
+}
+
+/// The policy that a configuration leads to.
+///
+/// # Errors
+/// When the configuration is not one.
+pub fn policy(config: &str) -> Result<Policy> {
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), config)?;
+    Ok(Options::from_file(file.path())?.into_settings()?.policy)
+}
