@@ -25,7 +25,7 @@ mod tests;
 mod xfs;
 mod zfs;
 
-use std::{collections::BTreeSet, io};
+use std::{collections::BTreeSet, io, ops::Range};
 
 use serde::{Deserialize, Serialize};
 
@@ -247,6 +247,14 @@ impl Places {
             .map_or(self.size, |end| end.min(self.size));
         if let Ok(len) = usize::try_from(end - at) {
             self.list.insert(Place { at, len, owner });
+        }
+    }
+
+    /// Adds the blocks of a stretch, as far as the disk goes.
+    fn add_what_there_is(&mut self, owner: Owner, stretch: Range<u64>) {
+        let end = stretch.end.min(self.size);
+        if let Some(len) = end.checked_sub(stretch.start).filter(|len| *len > 0) {
+            self.add(owner, stretch.start, len);
         }
     }
 
