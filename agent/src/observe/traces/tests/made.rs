@@ -60,6 +60,26 @@ fn ext4_with_blocks_of_64_kib_is_found() {
 }
 
 #[test]
+fn ext4_with_groups_of_another_size_is_found() {
+    for options in [
+        &["-O", "bigalloc"][..],
+        &["-O", "bigalloc", "-C", "16384"],
+        &["-O", "bigalloc", "-C", "262144"],
+        &["-g", "16384"],
+        &["-g", "8192"],
+        &["-O", "sparse_super2"],
+        &["-O", "^resize_inode,meta_bg"],
+    ] {
+        for start in [0, MIB] {
+            let arguments: Vec<&str> = ["-q", "-F"].iter().chain(options).copied().collect();
+            let disk = Disk::with_partition(24 * GIB, start, 24 * GIB);
+            let disk = disk.made_by("mkfs.ext4", &arguments).without_ends();
+            assert_found(&disk, "ext4", false);
+        }
+    }
+}
+
+#[test]
 fn what_wipefs_leaves_of_ext_is_told_from_a_damaged_one() {
     for arguments in [["-q", "-b", "1024"], ["-q", "-b", "4096"]] {
         for start in [0, MIB] {
