@@ -140,5 +140,10 @@ proptest! {
             Ok(looks(magic, at.unwrap_or(usual), &noise, len))
         };
         prop_assert!(find(geometry, &mut read).is_ok());
+        let first = noise.len() as u64 * MIB;
+        let partitions = partitions(geometry, first, &mut read);
+        for (start, end) in partitions.expect("a disk that can be read") {
+            prop_assert!(0 < start && start < end && end <= geometry.size);
+        }
     }
 }
