@@ -21,7 +21,7 @@ use crate::{
 
 /// The agent's configuration: everything allowed that a policy can allow,
 /// short of a person's approval.
-const POLICY: &str = r#"mode: enforce
+pub const POLICY: &str = r#"mode: enforce
 interval: 1h
 min-size: 1MB
 max-disks: unlimited
@@ -35,7 +35,7 @@ allow:
   - transport: fibre-channel
   - transport: nvme-fabrics
   - removable: true
-  - vendor: "[!.]*"
+  - model: "Vol*"
 "#;
 /// The same for the first run, in which only the disks of [`Made::Claimed`]
 /// are large enough.
@@ -45,10 +45,16 @@ const STARTS: usize = 2;
 /// Until it has judged all of them.
 const JUDGED_WITHIN: Duration = Duration::from_secs(300);
 /// Run in the guest after the agent was stopped; their output is kept.
-const AT_THE_END: &[(&str, &str)] = &[(
-    "log",
-    "journalctl --quiet --no-pager -o cat -u disk-discovery",
-)];
+const AT_THE_END: &[(&str, &str)] = &[
+    (
+        "log",
+        "journalctl --quiet --no-pager -o cat -u disk-discovery",
+    ),
+    (
+        "evidence",
+        "disk-discovery plan -o evidence --config /etc/disk-discovery/config.yaml",
+    ),
+];
 
 /// How a disk of that name is attached.
 type Attach = fn(&str) -> Disk;
