@@ -104,18 +104,28 @@ fn lose_tables(inventory: &mut Inventory) {
     });
 }
 
+/// Of the disks of the corpus; without those of the system disk, all others
+/// would be refused because of it.
 fn lose_partitions(inventory: &mut Inventory) {
+    let foreign = |disk: &String| disk.starts_with("sd");
     inventory
         .devices
-        .retain(|_, device| device.parent.is_none());
+        .retain(|_, device| !device.parent.as_ref().is_some_and(foreign));
 }
 
 /// Everything that speaks of what the disks hold.
-fn lose_all(inventory: &mut Inventory, blank: &Arc<Fact<Medium>>) {
+fn lose_all<'a>(
+    inventory: &mut Inventory,
+    disks: impl Iterator<Item = &'a String>,
+    blank: &Arc<Fact<Medium>>,
+) {
     lose_partitions(inventory);
-    for medium in inventory.media.values_mut() {
-        if !medium.is_known_and(|medium| medium.table.is_known_and(is_ours)) {
-            *medium = Arc::clone(blank);
+    for disk in disks {
+        let medium = inventory.media.get(disk);
+        let claimed = |medium: &Medium| medium.table.is_known_and(is_ours);
+        // Also where an earlier guard refused it, so that it was not read.
+        if !medium.is_some_and(|medium| medium.is_known_and(claimed)) {
+            inventory.media.insert(disk.clone(), Arc::clone(blank));
         }
     }
     for device in inventory.devices.values_mut() {
@@ -145,6 +155,8 @@ impl Weakened {
         let words = |error: anyhow::Error| format!("{error:?}");
         let promised = rows
             .iter()
+            // A row that fails anyway says so itself.
+            .filter(|row| run.judge(row).is_ok())
             .filter_map(|row| Some((run.seen.get(row.name)?, row.reasons)))
             .flat_map(|(seen, reasons)| seen.disks.iter().zip(reasons))
             .map(|(disk, reason)| (disk.device.clone(), *reason))
@@ -223,7 +235,7 @@ impl Weakened {
             scan.residue = None;
             scan.traces.clear();
         }
-        lose_all(&mut inventory, &blank);
+        lose_all(&mut inventory, self.promised.keys(), &blank);
         let formatted = self
             .failing(&inventory)
             .into_iter()
