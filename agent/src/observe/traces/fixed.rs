@@ -185,7 +185,8 @@ static STRUCTURES: &[Structure] = &[
     .after_start(&[MIB]),
     row(Owner::Vmfs, "VMFS", 0, &[0x5e, 0xf1, 0xab, 0x2f]).after_start(&[2 * MIB]),
     // Volume managers, caches, encryption.
-    row(Owner::Lvm, "LVM2_member", 0, b"LABELONE").after_start(&LVM),
+    // Not the `LABELONE` in front of it, which wipefs leaves there.
+    row(Owner::Lvm, "LVM2_member", 24, b"LVM2 001").after_start(&LVM),
     // The first header while cryptsetup 2.3 or older encrypts the disk anew
     // (`NOMAGIC`): libblkid does not know it.
     row(Owner::Luks, "crypto_LUKS", 0, LUKS_IN_REENCRYPTION).after_start(&[0]),
