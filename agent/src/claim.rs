@@ -60,8 +60,9 @@ pub struct Begun {
     /// Sectors of both ends that were not zero before, by their byte offset.
     /// There are none on a blank disk; a person approved any other.
     pub before: BTreeMap<u64, Vec<u8>>,
-    /// A person approved the disk although it was not blank.
-    pub approved: bool,
+    /// SHA-256 of what lies between the table and the partition, in front and
+    /// behind, where a person approved the disk although it was not blank.
+    pub gaps: Option<String>,
 }
 
 /// A claim as found on a disk.
@@ -101,7 +102,7 @@ impl Begun {
         Self {
             id,
             before: BTreeMap::new(),
-            approved: false,
+            gaps: None,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 use crate::{
@@ -75,13 +75,15 @@ impl<'de> Deserialize<'de> for Span {
 
 /// The options as given, in one place or another.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Options {
     /// Whether disks are provisioned and mounted [default: observe]
     #[arg(long, env = "DISK_DISCOVERY_MODE", value_enum)]
+    #[serde(deserialize_with = "present")]
     pub mode: Option<Mode>,
     /// A new disk must be strictly larger than this [default: 10GB]
     #[arg(long, env = "DISK_DISCOVERY_MIN_SIZE", value_name = "SIZE")]
+    #[serde(deserialize_with = "present")]
     pub min_size: Option<Bytes>,
     /// Take only new disks that match one of these rules: property=pattern, joined by commas; may be repeated [default: any disk]
     #[arg(
@@ -90,6 +92,7 @@ pub struct Options {
         value_name = "RULE",
         value_delimiter = ';'
     )]
+    #[serde(deserialize_with = "present")]
     pub allow: Option<Vec<Rule>>,
     /// Take no new disk that matches one of these rules; may be repeated [default: none]
     #[arg(
@@ -98,6 +101,7 @@ pub struct Options {
         value_name = "RULE",
         value_delimiter = ';'
     )]
+    #[serde(deserialize_with = "present")]
     pub deny: Option<Vec<Rule>>,
     /// Take a disk with residual data, once, in the state that explain printed this token for; may be repeated [default: none]
     #[arg(
@@ -106,51 +110,67 @@ pub struct Options {
         value_name = "TOKEN",
         value_delimiter = ';'
     )]
+    #[serde(deserialize_with = "present")]
     pub approve: Option<Vec<Token>>,
     /// Have no more disks than this on the node; those that are there stay [default: unlimited]
     #[arg(long, env = "DISK_DISCOVERY_MAX_DISKS", value_name = "N")]
+    #[serde(deserialize_with = "present")]
     pub max_disks: Option<Limit>,
     /// Begin no more disks than this within an hour [default: unlimited]
     #[arg(long, env = "DISK_DISCOVERY_MAX_FORMATS_PER_HOUR", value_name = "N")]
+    #[serde(deserialize_with = "present")]
     pub max_formats_per_hour: Option<Limit>,
     /// Filesystem that a new disk is given [default: ext4]
     #[arg(long, env = "DISK_DISCOVERY_FILESYSTEM", value_enum)]
+    #[serde(deserialize_with = "present")]
     pub filesystem: Option<Filesystem>,
     /// Directory below which disks are mounted [default: /mnt/longhorn]
     #[arg(long, env = "DISK_DISCOVERY_MOUNT_ROOT", value_name = "DIR")]
+    #[serde(deserialize_with = "present")]
     pub mount_root: Option<PathBuf>,
     /// Directory for the journal, on a disk that survives a reboot [default: /var/lib/disk-discovery]
     #[arg(long, env = "DISK_DISCOVERY_STATE_DIR", value_name = "DIR")]
+    #[serde(deserialize_with = "present")]
     pub state_dir: Option<PathBuf>,
     /// Directory that holds the host's sys, proc, dev and run/udev [default: /]
     #[arg(long, env = "DISK_DISCOVERY_HOST_ROOT", value_name = "DIR")]
+    #[serde(deserialize_with = "present")]
     pub host_root: Option<PathBuf>,
     /// Look at everything again at least this often, give or take a tenth [default: 60s]
     #[arg(long, env = "DISK_DISCOVERY_INTERVAL", value_name = "DURATION")]
+    #[serde(deserialize_with = "present")]
     pub interval: Option<Span>,
     /// Address of the health endpoint [default: 0.0.0.0:9807]
     #[arg(long, env = "DISK_DISCOVERY_LISTEN", value_name = "ADDRESS:PORT")]
+    #[serde(deserialize_with = "present")]
     pub listen: Option<SocketAddr>,
     /// Disks that are worked on at the same time [default: 4]
     #[arg(long, env = "DISK_DISCOVERY_PARALLEL", value_name = "N")]
+    #[serde(deserialize_with = "present")]
     pub parallel: Option<u16>,
     /// Count loop devices as disks, for tests [default: false]
     #[arg(long, env = "DISK_DISCOVERY_ALLOW_LOOP", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    #[serde(deserialize_with = "present")]
     pub allow_loop: Option<bool>,
     /// Form of log lines [default: text]
     #[arg(long, env = "DISK_DISCOVERY_LOG_FORMAT", value_enum)]
+    #[serde(deserialize_with = "present")]
     pub log_format: Option<LogFormat>,
     /// What is logged: error, warn, info, debug, or target=level pairs [default: info]
     #[arg(long, env = "DISK_DISCOVERY_LOG", value_name = "FILTER")]
+    #[serde(deserialize_with = "present")]
     pub log: Option<String>,
     /// Name of this node in the cluster and in reports [default: the host name]
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    #[serde(deserialize_with = "present")]
     pub node_name: Option<String>,
     /// Whether what Longhorn has registered on this node is shown; read only [default: auto]
     #[arg(long, env = "DISK_DISCOVERY_LONGHORN", value_enum)]
+    #[serde(deserialize_with = "present")]
     pub longhorn: Option<Longhorn>,
     /// Namespace that Longhorn runs in [default: longhorn-system]
     #[arg(long, env = "DISK_DISCOVERY_LONGHORN_NAMESPACE", value_name = "NAME")]
+    #[serde(deserialize_with = "present")]
     pub longhorn_namespace: Option<String>,
 }
 
@@ -255,7 +275,8 @@ impl Options {
             mode: self.mode.or(lower.mode),
             min_size: self.min_size.or(lower.min_size),
             allow: self.allow.or(lower.allow),
-            deny: self.deny.or(lower.deny),
+            // What is denied in one place is denied, whatever another says.
+            deny: together(self.deny, lower.deny),
             approve: self.approve.or(lower.approve),
             max_disks: self.max_disks.or(lower.max_disks),
             max_formats_per_hour: self.max_formats_per_hour.or(lower.max_formats_per_hour),
@@ -292,6 +313,13 @@ impl Options {
             .to_str()
             .ok_or_else(|| impossible("mount-root", mount_root.display(), "it must be UTF-8"))?
             .to_owned();
+        if self.allow.as_ref().is_some_and(Vec::is_empty) {
+            return Err(impossible(
+                "allow",
+                "[]",
+                "no disk would be taken; leave the key out to take any",
+            ));
+        }
         let defaults = Policy::default();
         let min_size = self.min_size.unwrap_or(defaults.min_size);
         let interval = self.interval.map_or(Duration::from_mins(1), |span| span.0);
@@ -368,6 +396,26 @@ impl Settings {
     /// The host as these settings find it.
     pub fn host(&self) -> Host {
         Host::at(&self.host_root)
+    }
+}
+
+fn together<T>(one: Option<Vec<T>>, other: Option<Vec<T>>) -> Option<Vec<T>> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.into_iter().chain(other).collect()),
+        (one, other) => one.or(other),
+    }
+}
+
+/// A key that is there has a value: one that a template left empty must not be
+/// taken for one that nobody wrote.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    match Option::<T>::deserialize(deserializer)? {
+        Some(value) => Ok(Some(value)),
+        None => Err(serde::de::Error::custom(
+            "a key without a value; give it one, or leave the key out for the default",
+        )),
     }
 }
 
@@ -479,6 +527,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_denied_in_one_place_is_not_allowed_by_another() {
+        let deny = |rule: &str| Options {
+            deny: Some(vec![rule.parse().expect("a rule")]),
+            ..Options::default()
+        };
+        let settings = deny("name=sdz").or(deny("serial=PRECIOUS*"));
+        let settings = settings.into_settings().expect("good options");
+        assert_eq!(settings.policy.deny.len(), 2);
+    }
+
+    #[test]
     fn bad_files_name_the_key_and_what_is_allowed() {
         for (text, key, allowed) in [
             ("min-sizes: 10GB\n", "min-sizes", "min-size"),
@@ -486,6 +545,12 @@ mod tests {
             ("min-size: lots\n", "lots", "10GiB"),
             ("allow:\n  - colour: red\n", "colour", "by-path"),
             ("allow:\n  - {}\n", "empty rule", "name=sd*"),
+            ("allow: []\n", "allow", "leave the key out"),
+            ("allow:\n", "without a value", "leave the key out"),
+            ("deny:\n", "without a value", "leave the key out"),
+            ("deny: ~\n", "without a value", "leave the key out"),
+            ("max-disks: null\n", "without a value", "leave the key out"),
+            ("mode:\n", "without a value", "leave the key out"),
             ("deny:\n  - transport: floppy\n", "floppy", "nvme-fabrics"),
             ("approve: [please]\n", "please", "explain"),
             ("max-disks: -1\n", "-1", "whole number"),

@@ -8,11 +8,11 @@ mod evidence;
 use serde::Serialize;
 
 use crate::{
-    approval::{Identity, Token},
+    approval::Token,
     claim::Geometry,
     decide::{Reason, Verdict},
     fact::Fact,
-    observe::{Device, Inventory, Medium},
+    observe::{Device, Identity, Inventory, Medium, identity_keys},
     report::Row,
 };
 
@@ -132,7 +132,9 @@ fn token(device: &Device, medium: Option<&Medium>) -> Option<Token> {
     };
     let scan = medium?.content.as_ref()?.scan.as_ref()?.known().ok()?;
     let identity = Identity::of(device).ok()?;
-    Some(Token::of(&identity, geometry, scan))
+    // A token for a disk that cannot be told from another would be for both.
+    let unique = !identity_keys(device).is_empty();
+    unique.then(|| Token::of(&identity, geometry, scan))
 }
 
 #[cfg(test)]

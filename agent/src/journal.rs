@@ -18,6 +18,7 @@ use crate::{
     claim::{Begun, ClaimId, Ends, Geometry, Stage, TableImage},
     durable::{self, WriteError},
     fact::Fact,
+    text::hex,
     units::Filesystem,
 };
 
@@ -58,14 +59,18 @@ pub struct Approved {
     pub token: Token,
     /// Non-zero sectors where the table will be, as they were before.
     pub before: Vec<Sector>,
+    /// SHA-256 of what lies between the table and the partition, in front and
+    /// behind: nothing of ours is ever written there.
+    pub gaps: String,
 }
 
 impl Approved {
-    /// By a token, of a disk whose ends are like this.
-    pub fn new(token: Token, ends: &Ends) -> Self {
+    /// By a token, of a disk whose ends and gaps are like this.
+    pub fn new(token: Token, ends: &Ends, gaps: String) -> Self {
         Self {
             token,
             before: sectors(ends),
+            gaps,
         }
     }
 }
@@ -123,14 +128,20 @@ impl Entry {
         Some(Begun {
             id: self.claim.clone(),
             before,
-            approved: self.approval.is_some(),
+            gaps: self.approval.as_ref().map(|approved| approved.gaps.clone()),
         })
+    }
+
+    /// Whether the entry may be about a disk, and means the tables that this
+    /// program writes.
+    pub fn may_be_of(&self, geometry: Geometry, wwn: Option<&str>, serial: Option<&str>) -> bool {
+        self.still_holds() && self.fits(geometry, wwn, serial)
     }
 
     /// Whether the entry may belong to a disk. An identity that either side
     /// does not know proves nothing and does not separate them: the table's
     /// own GUIDs decide.
-    pub fn fits(&self, geometry: Geometry, wwn: Option<&str>, serial: Option<&str>) -> bool {
+    fn fits(&self, geometry: Geometry, wwn: Option<&str>, serial: Option<&str>) -> bool {
         let contradicts =
             |a: Option<&str>, b: Option<&str>| matches!((a, b), (Some(a), Some(b)) if a != b);
         self.geometry == geometry
@@ -146,7 +157,7 @@ impl Entry {
     }
 
     /// Whether this program would still write the very same tables.
-    pub fn still_holds(&self) -> bool {
+    fn still_holds(&self) -> bool {
         let same = |stage, sectors_then: &[Sector]| {
             TableImage::build(self.geometry, &self.claim, stage)
                 .is_ok_and(|image| sectors(image.ends()) == sectors_then)
@@ -160,7 +171,7 @@ fn sectors(ends: &Ends) -> Vec<Sector> {
         .filter(|(_, bytes)| bytes.iter().any(|byte| *byte != 0))
         .map(|(offset, bytes)| Sector {
             offset,
-            hex: bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+            hex: hex(bytes),
         })
         .collect()
 }
@@ -333,7 +344,7 @@ mod tests {
         tail[16_895] = 0xfe;
         let blank = entry("sdb1");
         let ends = Ends::new(blank.geometry, vec![0; 17_408], tail).expect("ends");
-        let approved = Approved::new(token.parse().expect("a token"), &ends);
+        let approved = Approved::new(token.parse().expect("a token"), &ends, "ab".repeat(32));
         let entry = Entry {
             approval: Some(approved),
             ..blank.clone()
@@ -344,9 +355,10 @@ mod tests {
         assert_eq!(journal.list(), Fact::Known(vec![entry.clone()]));
         let begun = entry.begun().expect("sound");
         let last = blank.geometry.size - 512;
-        assert!(begun.approved && begun.before.len() == 1);
+        assert_eq!(begun.gaps, Some("ab".repeat(32)));
+        assert_eq!(begun.before.len(), 1);
         assert_eq!(begun.before[&last][511], 0xfe);
-        assert!(!blank.begun().expect("sound").approved);
+        assert_eq!(blank.begun().expect("sound").gaps, None);
     }
 
     #[test]

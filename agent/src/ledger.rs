@@ -134,8 +134,8 @@ impl Ledger {
     }
 
     /// Takes down that a disk is begun, durably, before anything is written to
-    /// it. `again` when the journal has it already: its approval is not used a
-    /// second time.
+    /// it. `again` when the journal has it already: it is not counted, and its
+    /// approval not used, a second time.
     ///
     /// # Errors
     /// When the limit is reached, formatting is frozen, the approval was used,
@@ -148,18 +148,19 @@ impl Ledger {
         per_hour: Option<u32>,
     ) -> Result<(), LedgerError> {
         let _one_at_a_time = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = |why: &Unreadable| LedgerError::Read(why.clone());
-        let account = self.read();
-        let mut account = account.known().map_err(read)?.clone();
-        let file = self.frozen_by_file();
-        let file = file.known().map_err(read)?.clone();
-        if let Some(why) = file.or_else(|| account.frozen_by_cluster.clone()) {
-            return Err(LedgerError::Frozen(why));
-        }
+        let mut account = self.unfrozen()?;
         let now = seconds();
-        let done = count(&account, now);
-        if let Some(allowed) = per_hour.filter(|allowed| done >= *allowed) {
-            return Err(LedgerError::Limit { done, allowed });
+        account.formats = account.recent(now).cloned().collect();
+        let counted = again && account.formats.iter().any(|format| format.name == *name);
+        if !counted {
+            let done = count(&account, now);
+            if let Some(allowed) = per_hour.filter(|allowed| done >= *allowed) {
+                return Err(LedgerError::Limit { done, allowed });
+            }
+            account.formats.push(Format {
+                at: now,
+                name: name.clone(),
+            });
         }
         if let Some(token) = approval {
             let first = account.used_approvals.insert(token);
@@ -167,12 +168,26 @@ impl Ledger {
                 return Err(LedgerError::Used(token));
             }
         }
-        account.formats = account.recent(now).cloned().collect();
-        account.formats.push(Format {
-            at: now,
-            name: name.clone(),
-        });
         Ok(durable::write_json(&self.path, &account)?)
+    }
+
+    /// Asked again right before anything is formatted: the decision may be old.
+    ///
+    /// # Errors
+    /// When formatting is frozen, or it cannot be told.
+    pub fn check_not_frozen(&self) -> Result<(), LedgerError> {
+        self.unfrozen().map(drop)
+    }
+
+    fn unfrozen(&self) -> Result<Account, LedgerError> {
+        let read = |why: &Unreadable| LedgerError::Read(why.clone());
+        let (account, file) = (self.read(), self.frozen_by_file());
+        let account = account.known().map_err(read)?.clone();
+        let file = file.known().map_err(read)?.clone();
+        match file.or_else(|| account.frozen_by_cluster.clone()) {
+            Some(why) => Err(LedgerError::Frozen(why)),
+            None => Ok(account),
+        }
     }
 
     /// Remembers whether the cluster wants no disk to be formatted, so that a
@@ -219,7 +234,13 @@ impl Ledger {
                     line.to_owned()
                 }))
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Fact::Known(None),
+            // A link that leads nowhere is there all the same.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                match fs::symlink_metadata(&self.frozen) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Fact::Known(None),
+                    Ok(_) | Err(_) => Fact::unreadable(self.frozen.display(), error),
+                }
+            }
             Err(error) => Fact::unreadable(self.frozen.display(), error),
         }
     }
@@ -285,6 +306,21 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_that_is_tried_again_and_again_is_counted_once() {
+        let state = tempfile::tempdir().expect("a directory");
+        let ledger = Ledger::below(state.path());
+        for again in [false, true, true, true] {
+            ledger
+                .begin(&name("sdb1"), None, again, Some(2))
+                .expect("the same disk");
+        }
+        assert_eq!(standing(&ledger).formats_last_hour, 1);
+        ledger
+            .begin(&name("sdc1"), None, false, Some(2))
+            .expect("another disk");
+    }
+
+    #[test]
     fn what_was_begun_more_than_an_hour_ago_does_not_count() {
         let account = Account {
             formats: [0, 1, 3599, 7000]
@@ -323,6 +359,7 @@ mod tests {
         fs::write(state.path().join("frozen"), "moving house\nmore\n").expect("a file");
         assert_eq!(standing(&ledger).frozen.as_deref(), Some("moving house"));
         assert!(matches!(begin(), Err(LedgerError::Frozen(why)) if why == "moving house"));
+        assert!(ledger.check_not_frozen().is_err());
         fs::remove_file(state.path().join("frozen")).expect("removed");
         ledger.heard_frozen(Some("the cluster")).expect("kept");
         let restarted = Ledger::below(state.path());
@@ -347,7 +384,12 @@ mod tests {
             assert!(matches!(begun, Err(LedgerError::Read(_))), "{text}");
         }
         let state = tempfile::tempdir().expect("a directory");
-        fs::create_dir(state.path().join("frozen")).expect("a directory in its place");
+        let frozen = state.path().join("frozen");
+        fs::create_dir(&frozen).expect("a directory in its place");
         assert!(Ledger::below(state.path()).standing().known().is_err());
+        fs::remove_dir(&frozen).expect("removed");
+        std::os::unix::fs::symlink("nowhere", &frozen).expect("a link");
+        assert!(Ledger::below(state.path()).standing().known().is_err());
+        assert!(Ledger::below(state.path()).check_not_frozen().is_err());
     }
 }

@@ -8,12 +8,12 @@ use std::{
 };
 
 use crate::{
-    approval::{Identity, Token},
+    approval::Token,
     claim::Begun,
     decide::{self, Policy, Verdict},
     fact::Fact,
     observe::{
-        Answer, Device, Dirty, Host, Inventory, Medium, Observer, Readers,
+        Answer, Device, Dirty, Host, Identity, Inventory, Medium, Observer, Purpose, Readers,
         medium::{self, Depth, Question},
         sample::Seed,
         witness,
@@ -48,7 +48,7 @@ pub struct Look {
     readers: Readers<Remembered>,
     /// For a person who wants to know more than a decision needs.
     thorough: bool,
-    /// For a person who wants a proof repeated; otherwise each is another.
+    /// For a person who wants a proof repeated; otherwise it is the disk's own.
     seed: Option<Seed>,
 }
 
@@ -66,6 +66,7 @@ struct Asked {
     size: u64,
     depth: Depth,
     begun: Vec<Begun>,
+    approvals: Vec<Token>,
 }
 
 impl Look {
@@ -125,12 +126,13 @@ impl Look {
     /// Forgets media that an event spoke of, that could not be read, or whose
     /// changes nobody would have announced.
     fn forget(&mut self, dirty: &Dirty, inventory: &Inventory) {
-        let unannounced = *dirty == Dirty::Everything && inventory.udevd != Fact::Known(true);
+        let unannounced = dirty.is_full() && inventory.udevd != Fact::Known(true);
         let read = self.observer.last_read();
         let named = match dirty {
             Dirty::Devices(_) => Some(read),
-            Dirty::Everything => None,
+            Dirty::Everything | Dirty::Lost => None,
         };
+        let lost = *dirty == Dirty::Lost;
         let spoken_of = |name: &String| {
             named.is_some_and(|names| {
                 names.contains(name)
@@ -143,13 +145,17 @@ impl Look {
             })
         };
         for name in self.readers.not_answering() {
-            if spoken_of(&name) || !inventory.devices.contains_key(&name) {
+            if lost || unannounced || spoken_of(&name) || !inventory.devices.contains_key(&name) {
                 self.readers.changed(&name);
             }
         }
         self.media.retain(|name, remembered| {
             let whole = remembered.medium.known().is_ok_and(Medium::is_settled);
-            !spoken_of(name) && !unannounced && whole && inventory.devices.contains_key(name)
+            !lost
+                && !spoken_of(name)
+                && !unannounced
+                && whole
+                && inventory.devices.contains_key(name)
         });
     }
 
@@ -179,6 +185,7 @@ impl Look {
                     Depth::Claim | Depth::Blankness | Depth::Everything => *depth,
                 },
                 begun: decide::begun(inventory, device),
+                approvals: decide::open_approvals(inventory, &self.policy, device),
             };
             wanted.insert(name, asked.clone());
             let fresh = self
@@ -234,8 +241,11 @@ impl Look {
             Ok(identity) => Fact::Known(identity),
             Err(why) => Fact::Unreadable(why),
         };
-        let seed = self.seed.unwrap_or_else(Seed::fresh);
-        let approvals: Vec<Token> = self.policy.approvals.iter().copied().collect();
+        // A disk that cannot be identified is refused, wherever it is looked at.
+        let own = identity.known().map_or(Seed(0), |identity| {
+            identity.seed(asked.size, Purpose::Decision)
+        });
+        let seed = self.seed.unwrap_or(own);
         move || {
             let question = Question {
                 begun: &asked.begun,
@@ -245,7 +255,7 @@ impl Look {
                 depth: asked.depth,
                 seed,
                 identity: &identity,
-                approvals: &approvals,
+                approvals: &asked.approvals,
             };
             let medium = match &place {
                 Ok((node, devno)) => read_medium(node, *devno, &question),

@@ -40,6 +40,9 @@ const DEBOUNCE: Duration = Duration::from_millis(5);
 const UDEV_PAUSE: Duration = Duration::from_millis(250);
 /// Pause before asking whether a disk has answered by now that did not.
 const ANSWER_PAUSE: Duration = Duration::from_secs(5);
+/// A decision that has waited for a worker for so long is made again: what it
+/// was made on may have changed.
+const STALE: Duration = Duration::from_secs(30);
 /// A job that is running at SIGTERM may take this long to end by itself.
 const GRACE: Duration = Duration::from_millis(4_000);
 
@@ -139,7 +142,7 @@ impl Reconciler {
         let mut dirty = Dirty::Everything;
         let mut timer = Instant::now() + self.jittered();
         loop {
-            if dirty == Dirty::Everything {
+            if dirty.is_full() {
                 timer = Instant::now() + self.jittered();
             }
             let next = self.round(&dirty).await;
@@ -169,7 +172,14 @@ impl Reconciler {
                         self.publish_operations();
                     }
                     () = tokio::time::sleep_until(deadline.into()) => {
-                        dirty = if Instant::now() >= timer { Dirty::Everything } else { dirty.and(doubtful) };
+                        dirty = if Instant::now() < timer {
+                            dirty.and(doubtful)
+                        } else if uevents.is_some() {
+                            Dirty::Everything
+                        } else {
+                            // Nobody would have told what changed meanwhile.
+                            Dirty::Lost
+                        };
                         break;
                     }
                     _ = stop.changed() => {
@@ -202,7 +212,7 @@ impl Reconciler {
     /// ring, if anything.
     fn set_aside(&mut self, rung: Dirty) -> Option<Dirty> {
         match rung {
-            Dirty::Everything => Some(Dirty::Everything),
+            Dirty::Everything | Dirty::Lost => Some(rung),
             Dirty::Devices(names) => {
                 let (ours, others): (BTreeSet<_>, BTreeSet<_>) =
                     names.into_iter().partition(|name| {
@@ -221,7 +231,7 @@ impl Reconciler {
         let Some(mut look) = self.look.take() else {
             return NextRound::AtTimer;
         };
-        self.hear_freeze();
+        let may_format = self.settings.mode == Mode::Enforce && self.may_format();
         let working: BTreeSet<String> = self.working.keys().cloned().collect();
         let (asked, busy) = (dirty.clone(), working.clone());
         let looked = tokio::task::spawn_blocking(move || {
@@ -248,11 +258,11 @@ impl Reconciler {
         self.log_changes(&verdicts);
         self.backoff
             .retain(|disk| inventory.devices.contains_key(disk));
-        let full = *dirty == Dirty::Everything;
+        let full = dirty.is_full();
         let next = self.next_round(&verdicts);
         if self.settings.mode == Mode::Enforce {
             self.forget_finished(&inventory, &verdicts);
-            self.start_jobs(&inventory, &verdicts);
+            self.start_jobs(&inventory, &verdicts, may_format);
         }
         self.verdicts.clone_from(&verdicts);
         let cost = RoundCost {
@@ -278,19 +288,26 @@ impl Reconciler {
         next
     }
 
-    /// Keeps what the cluster last said of freezing. Where it says nothing,
-    /// what it said before still holds.
-    fn hear_freeze(&self) {
-        if self.settings.mode != Mode::Enforce {
-            return;
-        }
+    /// Keeps what the cluster last said of freezing; where it says nothing, what
+    /// it said before still holds. Whether disks may be formatted: not before
+    /// the cluster was asked, nor while what it said cannot be kept.
+    fn may_format(&self) -> bool {
         let heard = match &*self.longhorn.borrow() {
             View::Present { frozen, .. } => frozen.clone(),
-            View::Absent | View::Off => None,
-            View::Connecting | View::Unreachable { .. } | View::NotInstalled => return,
+            View::Connecting => return false,
+            View::Absent | View::Off | View::Unreachable { .. } | View::NotInstalled => {
+                return true;
+            }
         };
-        if let Err(error) = self.around.state.ledger.heard_frozen(heard.as_deref()) {
-            tracing::warn!(error = chain(&error), "a freeze by the cluster is not kept");
+        match self.around.state.ledger.heard_frozen(heard.as_deref()) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(
+                    error = chain(&error),
+                    "what the cluster says of freezing cannot be kept, so nothing is formatted"
+                );
+                false
+            }
         }
     }
 
@@ -341,7 +358,12 @@ impl Reconciler {
         }
     }
 
-    fn start_jobs(&mut self, inventory: &Inventory, verdicts: &BTreeMap<String, Verdict>) {
+    fn start_jobs(
+        &mut self,
+        inventory: &Inventory,
+        verdicts: &BTreeMap<String, Verdict>,
+        may_format: bool,
+    ) {
         let now = Instant::now();
         for (disk, verdict) in verdicts {
             let Some(job) = Job::for_verdict(verdict) else {
@@ -350,6 +372,10 @@ impl Reconciler {
                 continue;
             };
             if self.working.contains_key(disk) || !self.backoff.may_try(disk, now) {
+                continue;
+            }
+            // The round that the cluster's answer begins starts it.
+            if job.formats() && !may_format {
                 continue;
             }
             let Some(device) = inventory.devices.get(disk) else {
@@ -369,10 +395,15 @@ impl Reconciler {
             self.news.0.clone(),
             self.around.clone(),
         );
+        let decided = Instant::now();
         let _detached: JoinHandle<()> = tokio::spawn(async move {
             let Ok(_permit) = workers.acquire_owned().await else {
                 return;
             };
+            if decided.elapsed() > STALE {
+                drop(news.send(News::Ended(disk, None)));
+                return;
+            }
             let name = disk.clone();
             let (progress, ended) = (news.clone(), news);
             let result = tokio::task::spawn_blocking(move || {
@@ -554,7 +585,7 @@ async fn ring(bell: Option<&UeventBell>) -> Dirty {
             Err(error) => {
                 tracing::warn!(error = chain(&error), "uevents cannot be read");
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                Dirty::Everything
+                Dirty::Lost
             }
         },
         None => std::future::pending().await,

@@ -1,4 +1,4 @@
-//! Errors in words.
+//! Errors in words, bytes in digits.
 
 use std::error::Error;
 
@@ -26,4 +26,9 @@ pub fn chain(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// Two hexadecimal digits a byte.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -81,7 +81,7 @@ impl Recipe<'_> {
         if choice & 4 != 0
             && let Some(first) = begun.first_mut()
         {
-            first.approved = true;
+            first.gaps = Some(String::new());
             first.before = approved.sectors_by_offset();
         }
         begun
@@ -162,7 +162,11 @@ pub fn check(input: &[u8]) {
     let journalled = recipe.journal(&ids, &approved(geometry));
     let own = |id: &ClaimId| {
         let begun = journalled.iter().find(|begun| begun.id == *id);
-        Own::of(geometry, id, begun.is_some_and(|begun| begun.approved))
+        Own::of(
+            geometry,
+            id,
+            begun.is_some_and(|begun| begun.gaps.is_some()),
+        )
     };
     let mut table = gpt::Table::zero(geometry);
     table.tail = recipe.base(geometry, &ids).tail;

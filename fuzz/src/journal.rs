@@ -21,19 +21,21 @@ pub fn check(input: &[u8]) {
     let begun = entry.begun().expect("what a disk is recognised by");
     assert_eq!(begun.id, entry.claim);
     // Without a token nothing may be written over.
-    assert_eq!(begun.approved, fields.get("approval").is_some());
-    assert!(begun.approved || begun.before.is_empty());
+    assert_eq!(begun.gaps.is_some(), fields.get("approval").is_some());
+    assert!(begun.gaps.is_some() || begun.before.is_empty());
 
     let (wwn, serial) = (entry.wwn.as_deref(), entry.serial.as_deref());
-    assert!(entry.fits(entry.geometry, wwn, serial), "not its own disk");
     assert!(!entry.names(None, None), "unknown equals unknown");
     let other = Geometry {
         size: entry.geometry.size ^ 4096,
         ..entry.geometry
     };
-    assert!(!entry.fits(other, wwn, serial), "a disk of another size");
+    assert!(
+        !entry.may_be_of(other, wwn, serial),
+        "a disk of another size"
+    );
 
-    if entry.still_holds() {
+    if entry.may_be_of(entry.geometry, wwn, serial) {
         let claim = Claim {
             id: entry.claim.clone(),
             stage: Stage::Pending,

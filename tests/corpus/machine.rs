@@ -21,7 +21,22 @@ use crate::{
 
 /// The agent's configuration: everything allowed that a policy can allow,
 /// short of a person's approval.
-const POLICY: &str = "mode: enforce\ninterval: 1h\nmin-size: 1MB\nallow-loop: true\nparallel: 16\n";
+pub const POLICY: &str = r#"mode: enforce
+interval: 1h
+min-size: 1MB
+max-disks: unlimited
+max-formats-per-hour: unlimited
+allow-loop: true
+parallel: 16
+allow:
+  - name: "*"
+  - transport: usb
+  - transport: iscsi
+  - transport: fibre-channel
+  - transport: nvme-fabrics
+  - removable: true
+  - model: "Vol*"
+"#;
 /// The same for the first run, in which only the disks of [`Made::Claimed`]
 /// are large enough.
 const CLAIM_POLICY: &str = "mode: enforce\ninterval: 1h\nmin-size: 1900MiB\nparallel: 16\n";
@@ -30,21 +45,33 @@ const STARTS: usize = 2;
 /// Until it has judged all of them.
 const JUDGED_WITHIN: Duration = Duration::from_secs(300);
 /// Run in the guest after the agent was stopped; their output is kept.
-const AT_THE_END: &[(&str, &str)] = &[(
-    "log",
-    "journalctl --quiet --no-pager -o cat -u disk-discovery",
-)];
+const AT_THE_END: &[(&str, &str)] = &[
+    (
+        "log",
+        "journalctl --quiet --no-pager -o cat -u disk-discovery",
+    ),
+    (
+        "evidence",
+        "disk-discovery plan -o evidence --config /etc/disk-discovery/config.yaml",
+    ),
+];
 
-/// Blank disks, which must be taken: proof that the agent was enforcing.
-const CONTROLS: &[&str] = &["control-small", "control-4k", "control-virtio"];
+/// How a disk of that name is attached.
+type Attach = fn(&str) -> Disk;
 
-fn controls() -> [Disk; 3] {
-    [
-        Disk::scsi(CONTROLS[0]).mib(64),
-        Disk::scsi(CONTROLS[1]).mib(256).logical_block_size(4096),
-        Disk::virtio(CONTROLS[2]).mib(1024),
-    ]
-}
+/// Blank disks, which must be taken: proof that the agent was enforcing, and
+/// that the policy lifts what it can lift.
+const CONTROLS: &[(&str, Attach)] = &[
+    ("control-small", |name| Disk::scsi(name).mib(64)),
+    ("control-4k", |name| {
+        Disk::scsi(name).mib(256).logical_block_size(4096)
+    }),
+    ("control-virtio", |name| Disk::virtio(name).mib(1024)),
+    ("control-usb", |name| Disk::usb(name).mib(64)),
+    ("control-volume", |name| {
+        Disk::scsi(name).mib(64).vendor("HC").product("Volume")
+    }),
+];
 
 /// A row with the names of its disks.
 struct State {
@@ -78,9 +105,9 @@ pub fn run(lab: &Lab, rows: &[Row]) -> Result<Run> {
             .into_iter()
             .fold(machine, |machine, disk| machine.disk(disk));
     }
-    machine = controls()
-        .into_iter()
-        .fold(machine, |machine, disk| machine.disk(disk));
+    for (name, attach) in CONTROLS {
+        machine = machine.disk(attach(name));
+    }
     let mut node = Node::boot(machine)?;
     let devices = device_names(&mut node)?;
     tell("booted");
@@ -161,7 +188,7 @@ fn prepare(row: &Row, at: usize, files: &Path, seed: u64) -> Result<(State, Vec<
     let mut notes = Vec::new();
     let mut disks = Vec::new();
     for name in &names {
-        let mut disk = Disk::scsi(name).mib(row.mib);
+        let mut disk = Disk::on(row.bus, name).mib(row.mib);
         if row.sector != 512 {
             disk = disk.logical_block_size(row.sector);
         }
@@ -300,7 +327,7 @@ fn wait_judged(node: &mut Node, devices: &BTreeMap<String, String>) -> Result<Di
                     .values()
                     .filter(|device| !is_final(&disks, device))
                     .collect();
-                let controls = CONTROLS.iter().all(|control| {
+                let controls = CONTROLS.iter().all(|(control, _)| {
                     devices
                         .get(*control)
                         .is_some_and(|device| is_mounted(&disks, device))
@@ -309,9 +336,13 @@ fn wait_judged(node: &mut Node, devices: &BTreeMap<String, String>) -> Result<Di
                     return Ok(disks);
                 }
                 if late {
+                    let answers = CONTROLS.iter().map(|(control, _)| {
+                        let device = devices.get(*control)?;
+                        Some((*control, answer(&disks, device)))
+                    });
                     bail!(
-                        "the blank disks were not all taken, so nothing was shown; waiting for {waiting:?}; {:#}\nlog:\n{}",
-                        disks.0,
+                        "the blank disks were not all taken: {:?}; unfinished: {waiting:?}\nlog:\n{}",
+                        answers.collect::<Vec<_>>(),
                         node.log()?
                     );
                 }

@@ -2,6 +2,7 @@
 //! belong together.
 
 use anyhow::Result;
+use vm_fixtures::Bus;
 
 use crate::canvas::Canvas;
 
@@ -14,6 +15,8 @@ pub struct Row {
     pub mib: u64,
     /// Bytes in a logical sector.
     pub sector: u32,
+    /// How its disks are attached.
+    pub bus: Bus,
     /// The reason for which each of its disks must be refused.
     pub reasons: &'static [&'static str],
     /// How it is made.
@@ -46,6 +49,7 @@ pub const fn by_tool(
         name,
         mib,
         sector: 512,
+        bus: Bus::Scsi,
         reasons,
         made: Made::ByTool(script),
     }
@@ -62,6 +66,7 @@ pub const fn by_hand(
         name,
         mib,
         sector: 512,
+        bus: Bus::Scsi,
         reasons,
         made: Made::ByHand(make),
     }
@@ -77,6 +82,7 @@ pub const fn claimed(
         name,
         mib: CLAIMED_MIB,
         sector: 512,
+        bus: Bus::Scsi,
         reasons,
         made: Made::Claimed(script),
     }
@@ -89,6 +95,12 @@ impl Row {
     /// With this many bytes in a logical sector.
     pub const fn with_sector(mut self, bytes: u32) -> Self {
         self.sector = bytes;
+        self
+    }
+
+    /// Attached in another way than most.
+    pub const fn over(mut self, bus: Bus) -> Self {
+        self.bus = bus;
         self
     }
 }

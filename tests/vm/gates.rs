@@ -112,7 +112,10 @@ const GATES: &[Gate] = &[
         attach: plain,
         script: "echo 0 2048 linear /dev/$d 0 | dmsetup create mapped",
         reason: "stacked",
-        falsify: |inventory, _, disk| device(inventory, disk).holders = Fact::Known(Vec::new()),
+        falsify: |inventory, _, disk| {
+            device(inventory, disk).holders = Fact::Known(Vec::new());
+            silence_witness(inventory, disk);
+        },
     },
     Gate {
         disk: "PARTED",
@@ -123,6 +126,7 @@ const GATES: &[Gate] = &[
         falsify: |inventory, _, disk| {
             let part = |device: &Device| device.parent.as_deref() == Some(disk);
             inventory.devices.retain(|_, device| !part(device));
+            silence_witness(inventory, disk);
         },
     },
     Gate {
@@ -177,16 +181,20 @@ const GATES: &[Gate] = &[
         attach: plain,
         script: "echo E:ID_FS_TYPE=ext4 >> /run/udev/data/b$(cat /sys/block/$d/dev)",
         reason: "sources-disagree",
-        // udev's record is heard twice, by this agent and by the second
-        // witness: only without both is the disk lost.
         falsify: |inventory, _, disk| {
             record(inventory, disk).filesystem = None;
-            if let Fact::Known(seen) = &mut inventory.witness {
-                seen.remove(disk);
-            }
+            silence_witness(inventory, disk);
         },
     },
 ];
+
+/// What is stacked, partitioned or known to udev is also seen by `blockdev`:
+/// only where both are wrong is the disk lost.
+fn silence_witness(inventory: &mut Inventory, disk: &str) {
+    if let Fact::Known(seen) = &mut inventory.witness {
+        seen.remove(disk);
+    }
+}
 
 fn text(value: &str) -> Fact<Option<String>> {
     Fact::Known(Some(value.to_owned()))
@@ -243,8 +251,13 @@ fn each_gate(lab: &Lab) -> Result<()> {
             let (mut inventory, mut policy) = (inventory.clone(), policy.clone());
             // It is blank, as its digest says; where an earlier gate refused
             // it, the agent did not even look.
-            let medium = inventory.media.entry(name.to_owned());
-            medium.or_insert_with(|| Arc::clone(&blank));
+            let unread = inventory
+                .media
+                .get(name)
+                .is_none_or(|medium| !medium.is_known_and(|medium| medium.content.is_some()));
+            if unread {
+                inventory.media.insert(name.to_owned(), Arc::clone(&blank));
+            }
             falsify(&mut inventory, &mut policy);
             decide(&inventory, &policy).remove(name)
         };

@@ -9,6 +9,10 @@ use crate::Case;
 pub const CASES: &[Case] = &[
     ("an_occupied_port_is_a_one_line_error", occupied_port),
     (
+        "a_second_agent_for_the_same_state_directory_says_so_and_ends",
+        second_agent,
+    ),
+    (
         "in_a_plain_container_plan_says_what_it_cannot_see_and_takes_nothing",
         plain_container,
     ),
@@ -24,12 +28,33 @@ fn occupied_port(lab: &Lab) -> Result<()> {
     node.wait_until("it answers", |_| true)?;
     let second = node
         .vm
-        .run("disk-discovery run --mode enforce 2>&1 >/dev/null | grep -v ' INFO '")?;
+        .run("disk-discovery run --mode enforce --state-dir /run/other 2>&1 >/dev/null | grep -v ' INFO '")?;
     ensure!(
         second.stdout.contains("cannot listen on 0.0.0.0:9807"),
         "{second:?}"
     );
     ensure!(second.stdout.lines().count() == 1, "{second:?}");
+    Ok(())
+}
+
+fn second_agent(lab: &Lab) -> Result<()> {
+    let mut node = Node::boot(lab.machine("second").disk(Disk::virtio("alpha").gib(12)))?;
+    node.start_agent()?;
+    node.wait_mounted(&["/mnt/longhorn/vdb1"])?;
+    let second = node
+        .vm
+        .run("disk-discovery run --mode enforce --listen 127.0.0.1:0")?;
+    ensure!(
+        second.code == 1
+            && second
+                .stderr
+                .contains("another agent works with /var/lib/disk-discovery"),
+        "{second:?}"
+    );
+    // The first one is killed: its lock goes with it.
+    node.vm
+        .sh("systemctl kill --signal=SIGKILL disk-discovery; systemctl start disk-discovery")?;
+    node.wait_mounted(&["/mnt/longhorn/vdb1"])?;
     Ok(())
 }
 

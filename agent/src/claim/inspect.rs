@@ -352,7 +352,7 @@ mod tests {
                     .iter()
                     .map(|(at, bytes)| (*at, bytes.to_vec()))
                     .collect(),
-                approved: true,
+                gaps: Some(String::new()),
                 ..begun(&id)
             };
             match inspect(&ends, &[begun]) {

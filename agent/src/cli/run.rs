@@ -1,8 +1,17 @@
 //! `run`: the agent.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{
+    fs::{self, File, OpenOptions},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
-use nix::unistd::geteuid;
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    unistd::geteuid,
+};
 use thiserror::Error;
 use tokio::{
     runtime,
@@ -28,6 +37,14 @@ enum StartError {
         #[source]
         source: std::io::Error,
     },
+    #[error("another agent works with {directory}; stop it, or give this one another --state-dir", directory = directory.display())]
+    AnotherAgent { directory: PathBuf },
+    #[error("cannot lock {directory}", directory = directory.display())]
+    Lock {
+        directory: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("cannot start")]
     Runtime(#[source] std::io::Error),
 }
@@ -38,6 +55,14 @@ pub(super) fn run(settings: Settings) -> ExitCode {
     if settings.mode == Mode::Enforce && !geteuid().is_root() {
         return super::fail(1, &StartError::NotRoot);
     }
+    // Held until the process ends, however it ends.
+    let _only_one = match settings.mode {
+        Mode::Observe => None,
+        Mode::Enforce => match lock(&settings.state_dir) {
+            Ok(lock) => Some(lock),
+            Err(error) => return super::fail(1, &error),
+        },
+    };
     let started = runtime::Builder::new_current_thread()
         .enable_all()
         // Room for every disk that is worked on, for looking and for reports.
@@ -54,6 +79,30 @@ pub(super) fn run(settings: Settings) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => super::fail(1, &error),
     }
+}
+
+/// Two agents that enforce would not know of what the other has begun.
+fn lock(directory: &Path) -> Result<Flock<File>, StartError> {
+    let failed = |source| StartError::Lock {
+        directory: directory.to_owned(),
+        source,
+    };
+    fs::create_dir_all(directory).map_err(failed)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(directory.join("lock"))
+        .map_err(failed)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+        if error == Errno::EWOULDBLOCK {
+            StartError::AnotherAgent {
+                directory: directory.to_owned(),
+            }
+        } else {
+            failed(error.into())
+        }
+    })
 }
 
 async fn agent(settings: Settings) -> Result<(), StartError> {

@@ -83,11 +83,27 @@ fn pending_left(
             "other data beside the claim",
         ));
     }
-    let around = inside.around.as_ref().ok_or_else(not_read)?;
-    // What a person approved to be written over may also lie beside it.
-    if let Some(at) = around.known().map_err(failed)?
-        && !inside.approved
+    match inside
+        .beside
+        .as_ref()
+        .ok_or_else(not_read)?
+        .known()
+        .map_err(failed)?
     {
+        Signature::Nothing => {}
+        Signature::Ambivalent => {
+            return Err(Refusal::new(
+                Reason::ClaimDamaged,
+                "more than one format beside the claim",
+            ));
+        }
+        Signature::Found(found) => {
+            let detail = format_args!("{} on the disk beside the claim", found.kind);
+            return Err(Refusal::new(Reason::ClaimDamaged, detail));
+        }
+    }
+    let around = inside.around.as_ref().ok_or_else(not_read)?;
+    if let Some(at) = around.known().map_err(failed)? {
         return Err(Refusal::new(
             Reason::ClaimDamaged,
             format_args!("other data beside the partition, at byte {at}"),

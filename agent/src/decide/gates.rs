@@ -94,18 +94,18 @@ pub(super) fn never_touch(view: &View<'_>, disk: &Device) -> Gate {
 /// Disks that are probably not this node's own: left alone unless the policy
 /// names the very property that makes them so.
 pub(super) fn hazard(view: &View<'_>, disk: &Device) -> Gate {
-    let unless_named = |fields: &[Field], reason, detail: &dyn std::fmt::Display| {
-        refuse_if(!view.policy.names(disk, fields), reason, detail)
+    let unless_named = |field, reason, detail: &dyn std::fmt::Display| {
+        refuse_if(!view.policy.names(disk, field), reason, detail)
     };
     match disk.transport.known()? {
         transport @ (Transport::Iscsi | Transport::FibreChannel | Transport::NvmeFabrics) => {
             unless_named(
-                &[Field::Transport],
+                Field::Transport,
                 Reason::NetworkTransport,
                 &transport.name(),
             )?;
         }
-        Transport::Usb => unless_named(&[Field::Transport], Reason::Removable, &"USB")?,
+        Transport::Usb => unless_named(Field::Transport, Reason::Removable, &"USB")?,
         Transport::Virtio
         | Transport::Scsi
         | Transport::Nvme
@@ -114,7 +114,7 @@ pub(super) fn hazard(view: &View<'_>, disk: &Device) -> Gate {
         | Transport::Other => {}
     }
     if *disk.removable.known()? {
-        unless_named(&[Field::Removable], Reason::Removable, &"removable medium")?;
+        unless_named(Field::Removable, Reason::Removable, &"removable medium")?;
     }
     let text = |fact: &'_ Fact<Option<String>>| -> Result<String, Refusal> {
         Ok(fact.known()?.clone().unwrap_or_default())
@@ -122,11 +122,7 @@ pub(super) fn hazard(view: &View<'_>, disk: &Device) -> Gate {
     let (vendor, model) = (text(&disk.vendor)?, text(&disk.model)?);
     let (serial, wwn) = (text(&disk.serial)?, text(&disk.wwn)?);
     match volumes::provider(disk, &vendor, &model, &serial, &wwn) {
-        Some(provider) => unless_named(
-            &[Field::Vendor, Field::Model, Field::Serial, Field::Wwn],
-            Reason::CsiVolume,
-            &provider,
-        ),
+        Some(provider) => unless_named(Field::Model, Reason::CsiVolume, &provider),
         None => Ok(()),
     }
 }

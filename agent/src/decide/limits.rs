@@ -1,14 +1,24 @@
 //! No more disks than the operator wants on this node, and in an hour.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Reason, Refusal, Verdict, view::View};
+use crate::{fact::Fact, observe::Medium};
 
 /// Refuses new disks that are one too many, those with the later names.
 pub(super) fn keep(view: &View<'_>, verdicts: &mut BTreeMap<String, Verdict>) {
     let policy = view.policy;
     let inventory = view.inventory;
-    let claimed = |disk: &String| view.claim_of(disk).is_some();
+    // One that cannot be read, and has the one partition of a disk of ours, may
+    // be ours.
+    let may_be_ours = |disk: &String| {
+        let failed = |medium: &Arc<Fact<Medium>>| medium.known().is_err();
+        let unread =
+            inventory.media.get(disk).is_some_and(failed) || inventory.not_answering.contains(disk);
+        let device = inventory.devices.get(disk);
+        unread && device.is_some_and(|device| view.partitions(device).len() == 1)
+    };
+    let claimed = |disk: &String| view.claim_of(disk).is_some() || may_be_ours(disk);
     // What is worked on may not carry its claim yet, or not show it.
     let begun = inventory.working.iter().filter(|disk| !claimed(disk));
     let begun = begun.count();

@@ -30,7 +30,7 @@ use crate::{
     fact::{Fact, Unreadable},
     journal::Entry,
     observe::{
-        Device, Inventory, Medium,
+        Device, Inventory, Medium, identity_keys,
         medium::{Content, Depth},
     },
     units::{DiskName, Filesystem},
@@ -69,6 +69,20 @@ pub fn begun(inventory: &Inventory, disk: &Device) -> Vec<Begun> {
         .collect()
 }
 
+/// Approvals of the policy that may still be used for a disk.
+pub fn open_approvals(inventory: &Inventory, policy: &Policy, disk: &Device) -> Vec<Token> {
+    let Ok(standing) = inventory.standing.known() else {
+        return Vec::new();
+    };
+    // What was begun with an approval goes on with it.
+    let again: Vec<Token> = entries_of(inventory, disk)
+        .filter_map(|entry| entry.approval.as_ref())
+        .map(|approved| approved.token)
+        .collect();
+    let open = |token: &&Token| !standing.used_approvals.contains(token) || again.contains(token);
+    policy.approvals.iter().filter(open).copied().collect()
+}
+
 /// Entries of the journal that may be about a disk.
 fn entries_of<'a>(inventory: &'a Inventory, disk: &Device) -> impl Iterator<Item = &'a Entry> {
     let geometry = match (disk.size.known(), disk.sector.known()) {
@@ -82,9 +96,8 @@ fn entries_of<'a>(inventory: &'a Inventory, disk: &Device) -> impl Iterator<Item
     let text = |fact: &Fact<Option<String>>| fact.known().map_or(None, Clone::clone);
     let (wwn, serial) = (text(&disk.wwn), text(&disk.serial));
     entries.iter().filter(move |entry| {
-        geometry.is_some_and(|geometry| {
-            entry.still_holds() && entry.fits(geometry, wwn.as_deref(), serial.as_deref())
-        })
+        geometry
+            .is_some_and(|geometry| entry.may_be_of(geometry, wwn.as_deref(), serial.as_deref()))
     })
 }
 
@@ -183,7 +196,7 @@ fn judge(
     let begun = begun_claim(view, device)?;
     let approval = match gates::zero(scan) {
         Ok(()) => None,
-        Err(residue) => Some(approval(view, content, begun)?.ok_or(residue)?),
+        Err(residue) => Some(approval(view, device, content, begun)?.ok_or(residue)?),
     };
     gates::udev_agrees(device)?;
     gates::witness_agrees(view, device)?;
@@ -201,11 +214,16 @@ fn judge(
 
 /// The approval by which a disk may be taken that is not blank: in the policy,
 /// for its state, for no other disk, and not used but by what was begun on it.
+/// A disk that nothing tells from another cannot be approved.
 fn approval(
     view: &View<'_>,
+    disk: &Device,
     content: &Content,
     begun: Option<&Entry>,
 ) -> Result<Option<Token>, Refusal> {
+    if identity_keys(disk).is_empty() {
+        return Ok(None);
+    }
     let used = &view.inventory.standing.known()?.used_approvals;
     let again = begun.and_then(|entry| entry.approval.as_ref().map(|approved| approved.token));
     let valid = |token: &&Token| {

@@ -51,11 +51,13 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// Whether the operator allows a disk by a rule that speaks of one of these
-    /// properties: to lift a hazard, a rule must name what makes it one.
-    pub(super) fn names(&self, disk: &Device, fields: &[Field]) -> bool {
-        self.allow
-            .iter()
-            .any(|rule| rule.speaks_of(fields) && rule.matches(disk) == Fact::Known(true))
+    /// Whether the operator allows a disk by a rule that speaks of a property:
+    /// to lift a hazard, a rule must name what makes it one, or the very disk
+    /// where its kind is not what makes it one.
+    pub(super) fn names(&self, disk: &Device, field: Field) -> bool {
+        let one_disk = field == Field::Model;
+        let names = |rule: &&Rule| rule.speaks_of(&[field]) || (one_disk && rule.is_for_one_disk());
+        let mut naming = self.allow.iter().filter(names);
+        naming.any(|rule| rule.matches(disk) == Fact::Known(true))
     }
 }

@@ -68,7 +68,7 @@ reasons! {
         "If it stays in the machine, name it by a rule of allow with transport=usb or removable=true.";
     CsiVolume, "csi-volume",
         "It is of a model that a cloud or a storage driver attaches as a volume.",
-        "If it is a disk of this node for good, name it by a rule of allow with its model, vendor or serial.";
+        "If it is a disk of this node for good, name it by a rule of allow with its model, or with its whole serial number or world-wide name.";
     Denied, "denied",
         "A rule of deny matches it.",
         "Change the rules of deny if the disk is meant to be used.";

@@ -136,6 +136,13 @@ impl Rule {
         doubt.map_or(Fact::Known(true), Fact::Unreadable)
     }
 
+    /// Whether it names a single disk, by its serial number or world-wide name.
+    pub(super) fn is_for_one_disk(&self) -> bool {
+        self.conditions.iter().any(|condition| {
+            matches!(condition.field, Field::Serial | Field::Wwn) && condition.is_exact()
+        })
+    }
+
     /// Whether it has a condition on one of these properties that does not
     /// hold for just anything.
     pub(super) fn speaks_of(&self, fields: &[Field]) -> bool {
@@ -263,10 +270,29 @@ impl Condition {
         })
     }
 
-    /// Holds for whatever there is.
+    /// Names nothing in particular: a pattern without a letter or a digit
+    /// outside of brackets.
     fn is_idle(&self) -> bool {
         match &self.wanted {
-            Wanted::Glob(pattern) => pattern.as_str().chars().all(|c| c == '*' || c == '?'),
+            Wanted::Glob(pattern) => {
+                let mut inside = false;
+                !pattern.as_str().chars().any(|c| {
+                    match c {
+                        '[' => inside = true,
+                        ']' => inside = false,
+                        _ => {}
+                    }
+                    !inside && c.is_alphanumeric()
+                })
+            }
+            Wanted::Transport(_) | Wanted::Flag(_) | Wanted::Size(..) => false,
+        }
+    }
+
+    /// Names one thing and no other.
+    fn is_exact(&self) -> bool {
+        match &self.wanted {
+            Wanted::Glob(pattern) => !pattern.as_str().contains(['*', '?', '[']),
             Wanted::Transport(_) | Wanted::Flag(_) | Wanted::Size(..) => false,
         }
     }
@@ -425,8 +451,32 @@ mod tests {
     fn a_rule_speaks_only_of_what_it_narrows_down() {
         assert!(rule("transport=usb").speaks_of(&[Field::Transport]));
         assert!(rule("model=*Elastic*").speaks_of(&[Field::Vendor, Field::Model]));
-        for text in ["model=*", "model=**", "model=??*", "name=sd*"] {
+        for text in [
+            "model=*",
+            "model=**",
+            "model=??*",
+            "model=*-*",
+            "model=[!_]*",
+            "model=[a-z]*",
+            "name=sd*",
+        ] {
             assert!(!rule(text).speaks_of(&[Field::Model]), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_a_whole_serial_number_or_world_wide_name_names_a_single_disk() {
+        for one in ["serial=S16", "name=sd*,wwn=naa.5000"] {
+            assert!(rule(one).is_for_one_disk(), "{one}");
+        }
+        for many in [
+            "serial=S*",
+            "wwn=naa.?",
+            "serial=S[1]6",
+            "model=SSD",
+            "name=sdb",
+        ] {
+            assert!(!rule(many).is_for_one_disk(), "{many}");
         }
     }
 

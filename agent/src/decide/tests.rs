@@ -1052,6 +1052,30 @@ fn data_beside_the_partition_of_a_pending_claim_is_refused() {
     }
 }
 
+/// As when somebody puts back the magic number of a filesystem that was wiped
+/// for an approval.
+#[test]
+fn a_format_on_the_disk_beside_a_pending_claim_is_refused() {
+    let signatures = [
+        Some(Fact::Known(found("btrfs", None))),
+        Some(Fact::Known(Signature::Ambivalent)),
+        Some(lost()),
+        None,
+    ];
+    for beside in signatures {
+        let inside = Inside {
+            beside,
+            journalled: true,
+            ..inside_of(Fact::Known(Signature::Nothing))
+        };
+        let reason = pending_with(inside).reason("sdb");
+        assert!(
+            matches!(reason, Reason::ClaimDamaged | Reason::ProbeFailed),
+            "{reason}"
+        );
+    }
+}
+
 #[test]
 fn a_disk_that_is_given_to_a_container_as_a_raw_device_is_in_use() {
     let bench = Bench::with(|b| {

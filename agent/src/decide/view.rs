@@ -6,7 +6,7 @@ use super::{Policy, Reason, Refusal};
 use crate::{
     approval::Token,
     claim::{Claim, Table},
-    observe::{Device, Inventory, Medium, tables::Mount},
+    observe::{Device, Inventory, Medium, identity_keys, tables::Mount},
     units::DevNo,
 };
 
@@ -309,16 +309,4 @@ fn claim_key(guid: uuid::Uuid) -> String {
 
 fn name_key(name: &crate::units::DiskName) -> String {
     format!("name {name}")
-}
-
-/// What makes the hardware one of its kind. Unknown never equals unknown.
-fn identity_keys(disk: &Device) -> Vec<String> {
-    let text = |fact: &crate::fact::Fact<Option<String>>| match fact.known() {
-        Ok(Some(text)) if !text.trim_matches(['0', ' ', '-']).is_empty() => Some(text.clone()),
-        Ok(Some(_) | None) | Err(_) => None,
-    };
-    let wwn = text(&disk.wwn).map(|wwn| format!("WWN {wwn}"));
-    let model = text(&disk.model).unwrap_or_default();
-    let serial = text(&disk.serial).map(|serial| format!("serial {serial} of {model:?}"));
-    [wwn, serial].into_iter().flatten().collect()
 }

@@ -8,7 +8,8 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::{Dirty, Host};
 use crate::sys;
 
-/// More changed devices than this in one go are answered by a full pass.
+/// More changed devices than this in one go are answered as if events had been
+/// lost, by a full pass.
 const MANY: usize = 256;
 
 /// Uevents of block devices. Not `Send`: libudev's types belong to one thread.
@@ -70,7 +71,7 @@ fn drain(socket: &udev::MonitorSocket) -> Dirty {
     // Events were lost when the queue ran over.
     let lost = Errno::last() == Errno::ENOBUFS;
     if lost || names.len() > MANY {
-        Dirty::Everything
+        Dirty::Lost
     } else {
         Dirty::Devices(names)
     }

@@ -5,26 +5,29 @@
 use std::{
     fs::{File, OpenOptions},
     io,
-    ops::Range,
+    ops::{ControlFlow, Range},
     os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::{
+    Identity,
     pieces::{Pieces, first_nonzero},
     sample::Seed,
     scan::{Scan, ZERO_END, scan},
-    signature::{Part, Signature, probe},
+    signature::{Part, Signature, probe, probe_beside_table},
     superblock::{Progress, progress},
 };
 use crate::{
-    approval::{Identity, Token},
+    approval::Token,
     claim::{Begun, Claim, Ends, Geometry, Stage, Table, inspect, partition_range},
     fact::Fact,
     sys,
+    text::hex,
     units::{DevNo, Filesystem},
 };
 
@@ -52,13 +55,15 @@ pub struct Inside {
     /// First byte in either end of the partition that is not zero, while the
     /// claim is pending.
     pub residue: Option<Fact<Option<u64>>>,
-    /// First byte that is not zero between the table and the partition, in
-    /// front or behind, while the claim is pending.
+    /// First byte between the table and the partition, in front or behind, that
+    /// is not zero, nor what it was when a person approved the disk; while the
+    /// claim is pending.
     pub around: Option<Fact<Option<u64>>>,
+    /// What libblkid finds on the whole disk besides the table, while the claim
+    /// is pending.
+    pub beside: Option<Fact<Signature>>,
     /// The claim was recognised with the help of this host's journal.
     pub journalled: bool,
-    /// The journal says that a person approved what was there before.
-    pub approved: bool,
 }
 
 impl Inside {
@@ -70,7 +75,12 @@ impl Inside {
             .progress
             .as_ref()
             .is_none_or(|fact| fact.known().is_ok());
-        self.signature.known().is_ok() && progress && known(&self.residue) && known(&self.around)
+        let beside = self.beside.as_ref().is_none_or(|fact| fact.known().is_ok());
+        self.signature.known().is_ok()
+            && progress
+            && beside
+            && known(&self.residue)
+            && known(&self.around)
     }
 }
 
@@ -251,14 +261,13 @@ fn inside(
     partition_node: Option<(&Path, DevNo)>,
 ) -> Inside {
     let journalled = begun.is_some();
-    let approved = begun.is_some_and(|begun| begun.approved);
     let nothing = |why: &dyn std::fmt::Display| Inside {
         signature: Fact::unreadable(node.display(), why),
         progress: None,
         residue: None,
         around: None,
+        beside: None,
         journalled,
-        approved,
     };
     let Some(range) = partition_range(geometry) else {
         return nothing(&"no room for a partition");
@@ -297,21 +306,59 @@ fn inside(
             });
     let residue = pending.then(|| residue_fact(node, first_residue(device, start..start + length)));
     let around = pending.then(|| {
-        let tail = Ends::tail_start(geometry).unwrap_or(range.end);
-        let gaps = [Ends::head_len(geometry)..range.start, range.end..tail];
-        let found = gaps
-            .into_iter()
-            .find_map(|gap| first_nonzero(&mut Pieces::of(disk), gap).transpose());
-        residue_fact(node, found.transpose())
+        let approved = begun.and_then(|begun| begun.gaps.as_deref());
+        residue_fact(node, around(disk, geometry, approved))
     });
     Inside {
         signature,
         progress,
         residue,
         around,
+        beside: pending.then(|| probe_beside_table(disk)),
         journalled,
-        approved,
     }
+}
+
+/// What lies between the table and the partition, in front and behind.
+fn gaps(geometry: Geometry) -> Option<[Range<u64>; 2]> {
+    let partition = partition_range(geometry)?;
+    let tail = Ends::tail_start(geometry)?;
+    Some([
+        Ends::head_len(geometry)..partition.start,
+        partition.end..tail,
+    ])
+}
+
+/// First byte of the gaps that is not zero, unless all of them is what a person
+/// approved.
+fn around(disk: &File, geometry: Geometry, approved: Option<&str>) -> io::Result<Option<u64>> {
+    let mut pieces = Pieces::of(disk);
+    for gap in gaps(geometry).into_iter().flatten() {
+        if let Some(at) = first_nonzero(&mut pieces, gap)? {
+            let same = match approved {
+                Some(digest) => digest_gaps(disk, geometry)? == digest,
+                None => false,
+            };
+            return Ok((!same).then_some(at));
+        }
+    }
+    Ok(None)
+}
+
+/// SHA-256 of what lies between the table and the partition.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn digest_gaps(disk: &File, geometry: Geometry) -> io::Result<String> {
+    let mut pieces = Pieces::of(disk);
+    let mut hash = Sha256::new();
+    for gap in gaps(geometry).into_iter().flatten() {
+        pieces.each(gap, |_, piece| {
+            hash.update(piece);
+            ControlFlow::Continue(())
+        })?;
+    }
+    Ok(hex(&hash.finalize()))
 }
 
 fn residue_fact(node: &Path, found: io::Result<Option<u64>>) -> Fact<Option<u64>> {

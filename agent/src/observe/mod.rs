@@ -14,6 +14,7 @@
 pub mod device;
 pub mod doorbell;
 pub mod host;
+mod identity;
 pub mod medium;
 mod observer;
 mod pieces;
@@ -30,6 +31,7 @@ pub mod witness;
 
 pub use device::{Device, Transport, UdevRecord};
 pub use host::Host;
+pub use identity::{Identity, Purpose, identity_keys};
 pub use medium::Medium;
 pub use observer::{Dirty, Observer};
 pub use readers::{Answer, Readers};

@@ -23,6 +23,9 @@ use crate::{
 pub enum Dirty {
     /// Every device.
     Everything,
+    /// Every device, and nothing that was read before counts any more: events
+    /// were lost.
+    Lost,
     /// These, by kernel name, and whatever is stacked on or under them.
     Devices(BTreeSet<String>),
 }
@@ -41,7 +44,16 @@ impl Dirty {
                 names.extend(more);
                 Self::Devices(names)
             }
+            (Self::Lost, _) | (_, Self::Lost) => Self::Lost,
             (Self::Everything, _) | (_, Self::Everything) => Self::Everything,
+        }
+    }
+
+    /// Every device is read again.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Everything | Self::Lost => true,
+            Self::Devices(_) => false,
         }
     }
 }
@@ -111,7 +123,7 @@ impl Observer {
     /// Names to read again: asked for, new, or related to one that is gone.
     fn stale(&mut self, present: &BTreeSet<String>, dirty: &Dirty) -> BTreeSet<String> {
         let asked = match dirty {
-            Dirty::Everything => present.clone(),
+            Dirty::Everything | Dirty::Lost => present.clone(),
             Dirty::Devices(names) => {
                 let mut asked = names.clone();
                 asked.extend(names.iter().flat_map(|name| self.relatives(name)));

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 /// Stretches that the middle is divided into. A share `f` of the disk that is
 /// not zero escapes with a probability of `(1 - f)^256`: 8 % for a hundredth
-/// of the disk, one in 700,000 for a twentieth.
+/// of the disk, one in 500,000 for a twentieth.
 pub const STRETCHES: u64 = 256;
 /// Bytes read in each.
 pub const PIECE: u64 = 16 * 1024;
@@ -19,13 +19,6 @@ const ALIGNMENT: u64 = 4096;
 /// Decides where a sample is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seed(pub u64);
-
-impl Seed {
-    /// One that nobody could foresee.
-    pub fn fresh() -> Self {
-        Self(rand::random())
-    }
-}
 
 impl fmt::Display for Seed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

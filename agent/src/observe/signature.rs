@@ -45,13 +45,23 @@ pub enum Part {
 /// Probes superblocks and partition tables. Superblocks with a bad checksum
 /// count: a damaged owner is still an owner.
 pub fn probe(device: &File, part: Part) -> Fact<Signature> {
-    match try_probe(device, part) {
+    probed(device, part, true)
+}
+
+/// Probes superblocks of the whole device alone: what else is on a disk whose
+/// table is known.
+pub fn probe_beside_table(device: &File) -> Fact<Signature> {
+    probed(device, Part::Whole, false)
+}
+
+fn probed(device: &File, part: Part, tables: bool) -> Fact<Signature> {
+    match try_probe(device, part, tables) {
         Ok(signature) => Fact::Known(signature),
         Err(error) => Fact::unreadable("libblkid", error),
     }
 }
 
-fn try_probe(device: &File, part: Part) -> Result<Signature, BlkidErr> {
+fn try_probe(device: &File, part: Part, tables: bool) -> Result<Signature, BlkidErr> {
     let (offset, size) = match part {
         // 0: libblkid asks the device itself.
         Part::Whole => (0, 0),
@@ -65,7 +75,7 @@ fn try_probe(device: &File, part: Part) -> Result<Signature, BlkidErr> {
         BlkidSublks::Uuid,
         BlkidSublks::Badcsum,
     ]))?;
-    probe.enable_partitions(true)?;
+    probe.enable_partitions(tables)?;
     match probe.do_safeprobe()? {
         BlkidSafeprobeRet::None => Ok(Signature::Nothing),
         BlkidSafeprobeRet::Ambiguous => Ok(Signature::Ambivalent),

@@ -15,13 +15,13 @@ use nix::{
 
 use super::ProvisionError;
 use crate::{
-    approval::{Identity, Token},
-    claim::{Begun, Ends, Geometry, Table},
+    approval::Token,
+    claim::{Begun, Geometry, Table},
     fact::{Fact, Unreadable},
+    journal::Approved,
     observe::{
-        Device, Host, Medium, device,
+        Device, Host, Identity, Medium, Purpose, device,
         medium::{self, Depth, Question},
-        sample::Seed,
     },
     sys,
     units::DevNo,
@@ -41,8 +41,7 @@ pub struct Target {
     diskseq: Option<u64>,
     wwn: Option<String>,
     serial: Option<String>,
-    /// What an approval was given for.
-    approvable: Identity,
+    identity: Identity,
 }
 
 impl Target {
@@ -73,7 +72,7 @@ impl Target {
             diskseq: known(&device.diskseq)?,
             wwn: known(&device.wwn)?,
             serial: known(&device.serial)?,
-            approvable: Identity::of(device).map_err(ProvisionError::Unidentified)?,
+            identity: Identity::of(device).map_err(ProvisionError::Unidentified)?,
         })
     }
 
@@ -88,7 +87,7 @@ impl Target {
     }
 
     /// World-wide name and serial number.
-    pub fn identity(&self) -> (Option<String>, Option<String>) {
+    pub fn wwn_and_serial(&self) -> (Option<String>, Option<String>) {
         (self.wwn.clone(), self.serial.clone())
     }
 
@@ -220,20 +219,33 @@ impl LockedDisk {
                 .as_ref()
                 .map(|(node, devno)| (node.as_path(), *devno)),
             depth,
-            // The proof looks at other places than the decision did.
-            seed: Seed::fresh(),
-            identity: &Fact::Known(self.target.approvable.clone()),
+            // At other places than for the decision, but each time the same.
+            seed: self
+                .target
+                .identity
+                .seed(self.target.geometry.size, Purpose::Proof),
+            identity: &Fact::Known(self.target.identity.clone()),
             approvals: approval.as_slice(),
         };
         let (node, geometry) = (&self.target.node, self.target.geometry);
         Ok(medium::examine(through, node, geometry, &question))
     }
 
-    /// Reads what a table will be written over.
-    pub(super) fn read_ends(&self, through: &File) -> Result<Option<Ends>, ProvisionError> {
+    /// What a table will be written over, and what lies beside it, on a disk
+    /// that a person approved.
+    pub(super) fn approved(
+        &self,
+        token: Token,
+        through: &File,
+    ) -> Result<Approved, ProvisionError> {
         forget_cached(through)?;
-        medium::read_ends(through, self.target.geometry)
-            .map_err(ProvisionError::io("read both ends of the disk"))
+        let step = "read both ends of the disk";
+        let geometry = self.target.geometry;
+        let ends = medium::read_ends(through, geometry)
+            .map_err(ProvisionError::io(step))?
+            .ok_or_else(|| ProvisionError::TableNotRead("no room for a table".to_owned()))?;
+        let gaps = medium::digest_gaps(through, geometry).map_err(ProvisionError::io(step))?;
+        Ok(Approved::new(token, &ends, gaps))
     }
 
     /// Reads the claim's table alone, past what the kernel has cached of it.

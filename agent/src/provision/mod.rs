@@ -71,6 +71,14 @@ impl Job {
             Verdict::Refused(_) => None,
         }
     }
+
+    /// Whether it may write to a disk anything but the end of a commit.
+    pub fn formats(&self) -> bool {
+        match self {
+            Self::Provision(_) | Self::Resume(_) => true,
+            Self::Mount(_) => false,
+        }
+    }
 }
 
 /// How far a job has come.
@@ -134,6 +142,7 @@ pub fn execute(
             let begun = begun_claims(disk.disk().target(), around)?;
             let proof = PendingProof::of(disk, &resume.claim, &begun)?;
             Program::for_filesystem(resume.filesystem).find()?;
+            around.state.ledger.check_not_frozen()?;
             progress(Phase::Partitioning);
             let left = proof.left();
             let pending = proof.resume()?;
@@ -196,27 +205,31 @@ fn begin(
     let entry = Entry::new(
         claim.clone(),
         target.geometry(),
-        target.identity(),
+        target.wwn_and_serial(),
         provision.filesystem,
         (&pending, &committed),
         proof.approved().cloned(),
     );
     let again = provision.begun.is_some();
-    let journal = &around.state.journal;
+    let State { journal, ledger } = &around.state;
     journal.record(&entry)?;
-    let allowed = around
-        .state
-        .ledger
-        .begin(
-            &claim.name,
-            provision.approval,
-            again,
-            around.max_formats_per_hour,
-        )
-        .map_err(ProvisionError::from)
-        // The decision may be old: meanwhile another disk may have come by the
-        // name.
-        .and_then(|()| mount::reserve(&around.mount_root, &claim, again));
+    // The decision may be old: meanwhile another disk may have come by the
+    // name, or formatting been frozen.
+    let allowed = mount::reserve(&around.mount_root, &claim, again).and_then(|()| {
+        ledger
+            .begin(
+                &claim.name,
+                provision.approval,
+                again,
+                around.max_formats_per_hour,
+            )
+            .map_err(|refused| {
+                if !again {
+                    mount::give_back(&around.mount_root, &claim);
+                }
+                refused.into()
+            })
+    });
     if let Err(error) = allowed {
         // What was begun before keeps its entry and with it its name.
         if !again {
@@ -270,12 +283,10 @@ fn begun_claims(target: &Target, around: &Surroundings) -> Result<Vec<Begun>, Pr
     let entries = entries
         .known()
         .map_err(|why| ProvisionError::Unidentified(why.clone()))?;
-    let (wwn, serial) = target.identity();
+    let (wwn, serial) = target.wwn_and_serial();
     Ok(entries
         .iter()
-        .filter(|entry| {
-            entry.still_holds() && entry.fits(target.geometry(), wwn.as_deref(), serial.as_deref())
-        })
+        .filter(|entry| entry.may_be_of(target.geometry(), wwn.as_deref(), serial.as_deref()))
         .filter_map(Entry::begun)
         .collect())
 }

@@ -144,6 +144,15 @@ pub(super) fn reserve(
     }
 }
 
+/// Removes a directory that was reserved a moment before, for a disk that was
+/// not begun after all. One that stays only keeps a name.
+pub(super) fn give_back(mount_root: &Path, claim: &ClaimId) {
+    let place = mount_root.join(claim.name.as_str());
+    if let Err(error) = fs::remove_dir(&place) {
+        tracing::warn!(place = %place.display(), %error, "a reserved directory stays");
+    }
+}
+
 /// A directory that nothing can be written to while the disk is away: mode
 /// 0000 stops everybody but root, the immutable flag stops root as well.
 fn prepare_mountpoint(mount_root: &Path, claim: &ClaimId) -> Result<PathBuf, ProvisionError> {

@@ -4,7 +4,7 @@
 use super::{ExclusiveDisk, ProvisionError, Target};
 use crate::{
     approval::Token,
-    claim::{Begun, ClaimId, Ends},
+    claim::{Begun, ClaimId},
     decide::{self, Claimed, Left, Reason, Refusal},
     journal::Approved,
     observe::medium::Depth,
@@ -58,8 +58,7 @@ impl BlankProof {
             }
             Some(token) => {
                 decide::approved(&medium, token).map_err(ProvisionError::NotProven)?;
-                let ends: Option<Ends> = disk.disk().read_ends(disk.file())?;
-                ends.map(|ends| Approved::new(token, &ends))
+                Some(disk.disk().approved(token, disk.file())?)
             }
         };
         let partitions = disk.disk().partitions()?;

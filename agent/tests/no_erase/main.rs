@@ -140,6 +140,11 @@ const USES: &[Use] = &[
         ".write(true)",
         &[
             (
+                "cli/run.rs",
+                1,
+                "the lock of the state directory, which stays empty",
+            ),
+            (
                 "durable.rs",
                 1,
                 "a file of the agent's own state, not yet at its place",
@@ -153,11 +158,18 @@ const USES: &[Use] = &[
     ),
     (
         ".create(true)",
-        &[(
-            "durable.rs",
-            1,
-            "a file of the agent's own state, not yet at its place",
-        )],
+        &[
+            (
+                "cli/run.rs",
+                1,
+                "the lock of the state directory, which stays empty",
+            ),
+            (
+                "durable.rs",
+                1,
+                "a file of the agent's own state, not yet at its place",
+            ),
+        ],
     ),
     (
         ".truncate(true)",
@@ -182,7 +194,14 @@ const USES: &[Use] = &[
         "remove_file",
         &[("durable.rs", 1, "a file of the agent's own state")],
     ),
-    ("remove_dir", &[]),
+    (
+        "remove_dir",
+        &[(
+            "provision/mount.rs",
+            1,
+            "an empty mountpoint that was made a moment before",
+        )],
+    ),
     ("unlink", &[]),
     (
         "fs::rename",

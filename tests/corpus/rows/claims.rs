@@ -54,6 +54,7 @@ pub const ROWS: &[Row] = &[
         &["duplicate-identity", "duplicate-identity"],
         r"dd if=$disk of=$disk2 bs=1M count=64 conv=fsync
         dd if=$disk of=$disk2 bs=1M skip=2047 seek=2047 conv=fsync
+        udevadm settle --timeout=60
         blockdev --rereadpt $disk2",
     ),
     // Names like ours, given by a person.

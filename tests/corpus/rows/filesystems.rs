@@ -1,5 +1,7 @@
 //! Filesystems, each made by its own tool over the whole disk.
 
+use vm_fixtures::Bus;
+
 use crate::row::{Row, by_tool};
 
 pub const ROWS: &[Row] = &[
@@ -93,13 +95,13 @@ pub const ROWS: &[Row] = &[
         "fat12_is_left_alone",
         64,
         &["signature:vfat"],
-        "mkfs.fat -I -F 12 -s 128 $disk && store vfat",
+        "mkfs.fat -I -F 12 -s 128 --mbr=n $disk && store vfat",
     ),
     by_tool(
         "fat16_is_left_alone",
         64,
         &["signature:vfat"],
-        "mkfs.fat -I -F 16 $disk && store vfat",
+        "mkfs.fat -I -F 16 --mbr=n $disk && store vfat",
     ),
     by_tool(
         "fat32_is_left_alone",
@@ -107,6 +109,28 @@ pub const ROWS: &[Row] = &[
         &["signature:vfat"],
         "mkfs.fat -I -F 32 --mbr=n $disk && store vfat",
     ),
+    // mkfs.fat adds a table with a partition over all of it, for Windows.
+    by_tool(
+        "fat32_with_a_partition_table_in_its_boot_sector_is_left_alone",
+        64,
+        &["partitioned"],
+        r"mkfs.fat -I -F 32 --mbr=y $disk
+        reread",
+    ),
+    by_tool(
+        "fat32_on_a_usb_stick_is_left_alone",
+        64,
+        &["signature:vfat"],
+        "mkfs.fat -I -F 32 --mbr=n $disk && store vfat",
+    )
+    .over(Bus::Usb),
+    by_tool(
+        "ext4_on_a_usb_disk_is_left_alone",
+        64,
+        &["signature:ext4"],
+        "mkfs.ext4 -q -F $disk && store ext4",
+    )
+    .over(Bus::Usb),
     by_tool(
         "reiserfs_is_left_alone",
         64,

@@ -35,8 +35,12 @@ pub const ROWS: &[Row] = &[
         &["signature:stratis"],
         stratis_second,
     ),
-    // Debian 12's libblkid does not know it yet.
-    by_hand("bcachefs_is_left_alone", 64, &["residual-data"], bcachefs),
+    by_hand(
+        "bcachefs_is_left_alone",
+        64,
+        &["signature:bcachefs"],
+        bcachefs,
+    ),
     by_hand(
         "a_physical_volume_of_lvm1_is_left_alone",
         64,

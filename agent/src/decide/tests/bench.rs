@@ -365,7 +365,7 @@ pub(super) fn inside_of(signature: Fact<Signature>) -> Inside {
         progress: Some(Fact::Known(Progress::Unused)),
         residue: Some(Fact::Known(None)),
         around: Some(Fact::Known(None)),
+        beside: Some(Fact::Known(Signature::Nothing)),
         journalled: false,
-        approved: false,
     }
 }

@@ -1,7 +1,7 @@
 //! What the operator's policy forbids, lifts and limits, and what a person
 //! approved.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::bench::*;
 use crate::{
@@ -67,8 +67,15 @@ fn a_hazard_is_lifted_only_by_a_rule_that_names_it() {
         (
             Reason::CsiVolume,
             |b| b.dev("sdb").model = Fact::Known(Some("nvme_card-pd".to_owned())),
-            &["model=nvme_card-pd", "serial=S16", "vendor=AT*,name=sd*"],
-            &["name=sdb", "model=*", "size=>1GB"],
+            &["model=nvme_card-pd", "model=nvme*", "serial=S16"],
+            &[
+                "name=sdb",
+                "model=*",
+                "size=>1GB",
+                "vendor=ATA",
+                "serial=S*",
+                "wwn=naa.*",
+            ],
         ),
     ];
     for (reason, hazard, lifting, others) in hazards {
@@ -231,6 +238,21 @@ fn no_more_disks_are_taken_than_the_node_may_have() {
 }
 
 #[test]
+fn a_disk_that_may_be_ours_and_cannot_be_read_counts_as_ours() {
+    let mut bench = five();
+    bench.policy.max_disks = Some(2);
+    bench.add(partition("sdf", 1, devno(8, 81)));
+    bench
+        .inventory
+        .media
+        .insert("sdf".to_owned(), Arc::new(lost()));
+    assert_eq!(taken(&bench), ["sdb"]);
+    bench.inventory.media.remove("sdf");
+    bench.inventory.not_answering.insert("sdf".to_owned());
+    assert_eq!(taken(&bench), ["sdb"]);
+}
+
+#[test]
 fn no_more_disks_are_begun_within_an_hour_than_may_be() {
     let mut bench = five();
     bench.policy.max_formats_per_hour = Some(3);
@@ -310,6 +332,16 @@ fn an_approval_lifts_nothing_else() {
 }
 
 #[test]
+fn a_disk_that_nothing_tells_from_another_cannot_be_approved() {
+    for number in [None, Some("0000".to_owned())] {
+        let mut bench = approved();
+        bench.dev("sdb").serial = Fact::Known(number.clone());
+        bench.dev("sdb").wwn = Fact::Known(number);
+        assert_eq!(bench.reason("sdb"), Reason::ResidualData);
+    }
+}
+
+#[test]
 fn a_token_that_holds_for_two_disks_approves_neither() {
     let mut bench = approved();
     bench.add_blank("sdc", 32);
@@ -329,7 +361,7 @@ fn a_used_token_counts_only_for_the_disk_that_was_begun_with_it() {
     let begun = |token| {
         let mut entry = entry(claim_id(), Filesystem::Ext4);
         let ends = Ends::zeroed(entry.geometry).expect("ends");
-        entry.approval = Some(Approved::new(token, &ends));
+        entry.approval = Some(Approved::new(token, &ends, String::new()));
         entry.serial = Some("S16".to_owned());
         entry
     };

@@ -180,8 +180,8 @@ fn any_claim(at: usize) -> BoxedStrategy<Medium> {
             progress,
             residue,
             around,
+            beside: Some(Fact::Known(Signature::Nothing)),
             journalled,
-            approved: false,
         },
     );
     (
