@@ -42,8 +42,12 @@ allow:
 const CLAIM_POLICY: &str = "mode: enforce\ninterval: 1h\nmin-size: 1900MiB\nparallel: 16\n";
 /// How often the agent is started over the finished disks.
 const STARTS: usize = 2;
+/// Disks that are attached before udevd is waited for.
+const AT_ONCE: usize = 32;
 /// Until it has judged all of them.
 const JUDGED_WITHIN: Duration = Duration::from_secs(300);
+/// After that, a disk on which everything is decided stays as it is.
+const NO_MORE_COMES: Duration = Duration::from_secs(20);
 /// Run in the guest after the agent was stopped; their output is kept.
 const AT_THE_END: &[(&str, &str)] = &[
     (
@@ -92,26 +96,29 @@ pub fn run(lab: &Lab, rows: &[Row]) -> Result<Run> {
     let seed = seed()?;
     eprintln!("corpus: seed {seed} (DISK_DISCOVERY_CORPUS_SEED repeats it)");
     let files = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-    let mut machine = lab.machine("corpus");
     let mut states = Vec::new();
+    let mut disks = Vec::new();
     for (at, row) in rows.iter().enumerate() {
-        let (state, disks) = prepare(row, at, files.path(), seed)
+        let (state, of_state) = prepare(row, at, files.path(), seed)
             .with_context(|| format!("prepare {}", row.name))?;
         for note in &state.notes {
             eprintln!("corpus: {}: {note}", row.name);
         }
         states.push(state);
-        machine = disks
-            .into_iter()
-            .fold(machine, |machine, disk| machine.disk(disk));
+        disks.extend(of_state);
     }
-    for (name, attach) in CONTROLS {
-        machine = machine.disk(attach(name));
+    let machine = lab.machine("corpus");
+    let mut node = Node::boot(CONTROLS.iter().fold(machine, |machine, (name, attach)| {
+        machine.disk(attach(name))
+    }))?;
+    for disks in disks.chunks(AT_ONCE) {
+        for disk in disks {
+            node.vm.plug(disk.clone())?;
+        }
+        node.vm.settle()?;
     }
-    let mut node = Node::boot(machine)?;
+    tell("every disk is attached");
     let devices = device_names(&mut node)?;
-    tell("booted");
-
     claim(&mut node, &states, &devices)?;
     tell("the agent's own disks are taken");
     let made = make(&mut node.vm, &orders(&states, &devices))?;
@@ -318,37 +325,42 @@ fn writes(node: &mut Node) -> Result<BTreeMap<String, u64>> {
 /// or to find out about any other.
 fn wait_judged(node: &mut Node, devices: &BTreeMap<String, String>) -> Result<Disks> {
     let end = Instant::now() + JUDGED_WITHIN;
+    let mut final_since = None;
     loop {
         thread::sleep(Duration::from_millis(500));
         let late = Instant::now() > end;
-        match node.disks() {
-            Ok(disks) => {
-                let waiting: Vec<&String> = devices
-                    .values()
-                    .filter(|device| !is_final(&disks, device))
-                    .collect();
-                let controls = CONTROLS.iter().all(|(control, _)| {
-                    devices
-                        .get(*control)
-                        .is_some_and(|device| is_mounted(&disks, device))
-                });
-                if controls && (waiting.is_empty() || late) {
-                    return Ok(disks);
-                }
-                if late {
-                    let answers = CONTROLS.iter().map(|(control, _)| {
-                        let device = devices.get(*control)?;
-                        Some((*control, answer(&disks, device)))
-                    });
-                    bail!(
-                        "the blank disks were not all taken: {:?}; unfinished: {waiting:?}\nlog:\n{}",
-                        answers.collect::<Vec<_>>(),
-                        node.log()?
-                    );
-                }
-            }
+        let disks = match node.disks() {
+            Ok(disks) => disks,
             Err(error) if late => return Err(error.context(node.log()?)),
-            Err(_) => {}
+            Err(_) => continue,
+        };
+        let unfinished: Vec<&String> = devices
+            .values()
+            .filter(|device| !is_final(&disks, device))
+            .collect();
+        let since = unfinished
+            .is_empty()
+            .then(|| final_since.unwrap_or_else(Instant::now));
+        final_since = since;
+        let taken = CONTROLS.iter().all(|(control, _)| {
+            devices
+                .get(*control)
+                .is_some_and(|device| is_mounted(&disks, device))
+        });
+        let over = late || since.is_some_and(|since| since.elapsed() > NO_MORE_COMES);
+        if taken && (since.is_some() || late) {
+            return Ok(disks);
+        }
+        if over {
+            let answers = CONTROLS.iter().map(|(control, _)| {
+                let device = devices.get(*control)?;
+                Some((*control, answer(&disks, device)))
+            });
+            bail!(
+                "the blank disks were not all taken: {:?}; unfinished: {unfinished:?}\nlog:\n{}",
+                answers.collect::<Vec<_>>(),
+                node.log()?
+            );
         }
     }
 }
@@ -360,7 +372,7 @@ fn is_mounted(disks: &Disks, device: &str) -> bool {
 
 fn is_final(disks: &Disks, device: &str) -> bool {
     match disks.field(device, "verdict") {
-        "refused" => disks.field(device, "reason") != "udev-pending",
+        "refused" => !["udev-pending", "not-answering"].contains(&disks.field(device, "reason")),
         "managed" => is_mounted(disks, device),
         _ => false,
     }
