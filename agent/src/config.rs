@@ -17,6 +17,7 @@ use crate::{
     approval::Token,
     decide::{Policy, Rule},
     observe::Host,
+    text::in_a_line,
     units::{Bytes, Filesystem, Limit},
 };
 
@@ -246,17 +247,25 @@ impl Options {
             path: path.to_owned(),
             source,
         })?;
+        Self::from_text(&text).map_err(|message| ConfigError::Parse {
+            path: path.to_owned(),
+            message,
+        })
+    }
+
+    /// Reads YAML.
+    ///
+    /// # Errors
+    /// The key, its place and what is allowed, in one line.
+    pub fn from_text(text: &str) -> Result<Self, String> {
         if text
             .lines()
             .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
         {
             return Ok(Self::default());
         }
-        serde_saphyr::from_str(&text).map_err(|error| ConfigError::Parse {
-            path: path.to_owned(),
-            // One line: the rendering with a snippet of the file is for editors.
-            message: first_line(&error.to_string()),
-        })
+        // One line: the rendering with a snippet of the file is for editors.
+        serde_saphyr::from_str(text).map_err(|error| first_line(&error.to_string()))
     }
 
     /// Fills in what is missing from another source of lower precedence.
@@ -413,7 +422,7 @@ fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 fn impossible(key: &'static str, value: impl ToString, allowed: &'static str) -> ConfigError {
     ConfigError::Impossible {
         key,
-        value: value.to_string(),
+        value: in_a_line(&value.to_string()),
         allowed,
     }
 }
@@ -553,6 +562,7 @@ mod tests {
             ("state-dir: /a/../b\n", "state-dir", "absolute"),
             ("longhorn-namespace: a/b\n", "longhorn-namespace", "a-z"),
             ("log: loudly=very\n", "log", "debug"),
+            ("node-name: \"a\\nb\"\n", "a\\nb", "a-z"),
         ] {
             let error = from_yaml(text).expect_err(text);
             assert!(

@@ -2,6 +2,20 @@
 
 use std::error::Error;
 
+/// Text from outside as part of a line: what would end the line, or move the
+/// cursor of a terminal, is escaped.
+pub fn in_a_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
 /// An error and everything that caused it, in one line.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();

@@ -54,9 +54,14 @@ impl FromStr for DevNo {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bad = || BadDevNo(text.to_owned());
         let (major, minor) = text.split_once(':').ok_or_else(bad)?;
-        match (major.parse(), minor.parse()) {
-            (Ok(major), Ok(minor)) => Ok(Self { major, minor }),
-            (Err(_), _) | (_, Err(_)) => Err(bad()),
+        let number = |part: &str| -> Option<u32> {
+            // `u32` would take a sign as well, which the kernel never writes.
+            let plain = part.bytes().all(|byte| byte.is_ascii_digit());
+            plain.then(|| part.parse().ok())?
+        };
+        match (number(major), number(minor)) {
+            (Some(major), Some(minor)) => Ok(Self { major, minor }),
+            (None, _) | (_, None) => Err(bad()),
         }
     }
 }
@@ -121,9 +126,14 @@ impl FromStr for Limit {
         if text == "unlimited" {
             return Ok(Self(None));
         }
+        let bad = || BadLimit(text.to_owned());
+        // `u32` would take a sign.
+        if text.starts_with('+') {
+            return Err(bad());
+        }
         text.parse()
             .map(|number| Self(Some(number)))
-            .map_err(|_not_a_number| BadLimit(text.to_owned()))
+            .map_err(|_not_a_number| bad())
     }
 }
 
@@ -233,6 +243,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_device_number_is_read_only_as_the_kernel_writes_it() {
+        let sda = DevNo { major: 8, minor: 0 };
+        assert_eq!("8:0".parse(), Ok(sda));
+        assert_eq!(sda.to_string(), "8:0");
+        for bad in [
+            "",
+            "8",
+            ":",
+            "8:",
+            ":0",
+            "+8:0",
+            "8:-0",
+            " 8:0",
+            "8:0:0",
+            "4294967296:0",
+        ] {
+            assert!(bad.parse::<DevNo>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn sizes_are_decimal_unless_they_say_otherwise() {
         assert_eq!("10GB".parse(), Ok(Bytes(10_000_000_000)));
         assert_eq!("10GiB".parse(), Ok(Bytes(10_737_418_240)));
@@ -256,7 +287,7 @@ mod tests {
         assert_eq!("12".parse(), Ok(Limit(Some(12))));
         assert_eq!("0".parse(), Ok(Limit(Some(0))));
         assert_eq!("unlimited".parse(), Ok(Limit(None)));
-        for bad in ["", "-1", "many", "1.5", "4294967296"] {
+        for bad in ["", "-1", "+1", "many", "1.5", "4294967296"] {
             let error = bad.parse::<Limit>().expect_err(bad).to_string();
             assert!(error.contains("whole number"), "{error}");
         }

@@ -21,7 +21,7 @@ use crate::{
 
 /// The agent's configuration: everything allowed that a policy can allow,
 /// short of a person's approval.
-const POLICY: &str = r#"mode: enforce
+pub const POLICY: &str = r#"mode: enforce
 interval: 1h
 min-size: 1MB
 max-disks: unlimited
@@ -35,7 +35,7 @@ allow:
   - transport: fibre-channel
   - transport: nvme-fabrics
   - removable: true
-  - model: Volume
+  - model: "Vol*"
 "#;
 /// The same for the first run, in which only the disks of [`Made::Claimed`]
 /// are large enough.
@@ -49,10 +49,16 @@ const JUDGED_WITHIN: Duration = Duration::from_secs(300);
 /// After that, a disk on which everything is decided stays as it is.
 const NO_MORE_COMES: Duration = Duration::from_secs(20);
 /// Run in the guest after the agent was stopped; their output is kept.
-const AT_THE_END: &[(&str, &str)] = &[(
-    "log",
-    "journalctl --quiet --no-pager -o cat -u disk-discovery",
-)];
+const AT_THE_END: &[(&str, &str)] = &[
+    (
+        "log",
+        "journalctl --quiet --no-pager -o cat -u disk-discovery",
+    ),
+    (
+        "evidence",
+        "disk-discovery plan -o evidence --config /etc/disk-discovery/config.yaml",
+    ),
+];
 
 /// How a disk of that name is attached.
 type Attach = fn(&str) -> Disk;
@@ -368,7 +374,7 @@ fn is_mounted(disks: &Disks, device: &str) -> bool {
 
 fn is_final(disks: &Disks, device: &str) -> bool {
     match disks.field(device, "verdict") {
-        "refused" => disks.field(device, "reason") != "udev-pending",
+        "refused" => !["udev-pending", "not-answering"].contains(&disks.field(device, "reason")),
         "managed" => is_mounted(disks, device),
         _ => false,
     }

@@ -16,6 +16,7 @@ mod making;
 mod outcome;
 mod row;
 mod rows;
+mod weakened;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -23,7 +24,11 @@ use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
 use vm_fixtures::Lab;
 
-use crate::{outcome::Run, row::Row};
+use crate::{
+    outcome::Run,
+    row::Row,
+    weakened::{GUARDS, Weakened},
+};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -51,18 +56,44 @@ fn first_line(error: &anyhow::Error) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-fn trials(rows: &[Row], run: Option<&Arc<Result<Run>>>) -> Vec<Trial> {
-    rows.iter()
-        .map(|&row| {
-            let run = run.cloned();
-            Trial::test(row.name, move || {
-                let run = run.ok_or("not run")?;
-                let run = run
-                    .as_ref()
-                    .as_ref()
-                    .map_err(|error| format!("nothing was shown: {}", first_line(error)))?;
-                run.judge(&row).map_err(Failed::from)
-            })
+type Shared = Arc<Result<Run>>;
+
+fn trials(rows: &[Row], run: Option<&Shared>) -> Vec<Trial> {
+    let states = rows.iter().map(|&row| {
+        let run = run.cloned();
+        Trial::test(row.name, move || {
+            ran(&run)?.judge(&row).map_err(Failed::from)
         })
-        .collect()
+    });
+    states.chain(weakened(rows, run)).collect()
+}
+
+/// The corpus sees what it guards against.
+fn weakened(rows: &[Row], run: Option<&Shared>) -> Vec<Trial> {
+    let trial = |name: String, check: fn(&Weakened, usize) -> Result<(), String>, at: usize| {
+        let (run, rows) = (run.cloned(), rows.to_vec());
+        Trial::test(name, move || {
+            let weakened = Weakened::of(ran(&run)?, &rows)?;
+            check(&weakened, at).map_err(Failed::from)
+        })
+    };
+    let name = "the evidence that the agent shows leads to the verdicts that it gave";
+    let mut trials = vec![trial(name.to_owned(), |weakened, _| weakened.honest(), 0)];
+    for (at, guard) in GUARDS.iter().enumerate() {
+        let name = format!("the corpus fails without {}", guard.name);
+        let check = |weakened: &Weakened, at: usize| weakened.without(&GUARDS[at]);
+        trials.push(trial(name, check, at));
+    }
+    let name = "without any guard the disks of the corpus would be formatted";
+    trials.push(trial(
+        name.to_owned(),
+        |weakened, _| weakened.without_all(),
+        0,
+    ));
+    trials
+}
+
+fn ran(run: &Option<Shared>) -> Result<&Run, String> {
+    let run = run.as_ref().ok_or("not run")?;
+    run.as_ref().as_ref().map_err(first_line)
 }

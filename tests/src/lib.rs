@@ -4,6 +4,8 @@
 pub mod evidence;
 pub mod node;
 pub mod report;
+pub mod untouched;
 
 pub use node::{Node, binary, data_disks};
 pub use report::Disks;
+pub use untouched::Untouched;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use vm_fixtures::{Machine, Off, Vm};
+use vm_fixtures::{Disk, Machine, Off, Vm};
 
 use crate::Disks;
 
@@ -160,6 +160,62 @@ impl Node {
             source.with_context(|| format!("{path} is not in the mount table"))?;
         }
         Ok(disks)
+    }
+
+    /// Waits until a device is refused for this reason.
+    ///
+    /// # Errors
+    /// When it is not within a generous time.
+    pub fn wait_refused(&mut self, device: &str, reason: &str) -> Result<Disks> {
+        self.wait_until(&format!("{device} is refused: {reason}"), |disks| {
+            disks.field(device, "verdict") == "refused" && disks.field(device, "reason") == reason
+        })
+    }
+
+    /// Waits until a line of the log has all these words.
+    ///
+    /// # Errors
+    /// When none has within a generous time; with the log.
+    pub fn wait_logged(&mut self, words: &[&str]) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let log = self.log()?;
+            if log
+                .lines()
+                .any(|line| words.iter().all(|word| line.contains(word)))
+            {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "no line with {words:?}:\n{log}");
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Shows that the agent is at work, and that it has looked again since: it
+    /// takes a blank disk that is plugged in now.
+    ///
+    /// # Errors
+    /// When it does not within a generous time.
+    pub fn takes_another(&mut self) -> Result<()> {
+        self.vm.plug(Disk::virtio("another").gib(12))?;
+        let name = self.vm.kernel_name("another")?;
+        let path = format!("/mnt/longhorn/{name}1");
+        self.wait_until(&format!("mounted: {path}"), |disks| {
+            disks.mounted().contains(&path)
+        })
+        .map(drop)
+    }
+
+    /// Checks that `/healthz` says that the loop is alive.
+    ///
+    /// # Errors
+    /// When it says otherwise, or nothing.
+    pub fn check_healthy(&mut self) -> Result<()> {
+        let health = self
+            .vm
+            .sh("curl -sS --fail --max-time 5 http://localhost:9807/healthz")?;
+        ensure!(health.starts_with("ok"), "{health}");
+        Ok(())
     }
 
     /// Writes that each disk has completed since it appeared and the sectors

@@ -8,14 +8,20 @@
     clippy::indexing_slicing
 )]
 
+mod contested;
+mod faulty;
 mod gates;
+mod hazards;
 mod inputs;
 mod interrupted;
 mod lasting;
 mod permitted;
+mod swapped;
 mod taken;
 
-use anyhow::Result;
+use std::{path::Path, process::Command};
+
+use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use vm_fixtures::Lab;
 
@@ -30,6 +36,10 @@ fn main() {
         inputs::CASES,
         permitted::CASES,
         gates::CASES,
+        hazards::CASES,
+        contested::CASES,
+        swapped::CASES,
+        faulty::CASES,
     ]
     .concat();
     if arguments.list {
@@ -42,6 +52,15 @@ fn main() {
             std::process::exit(1);
         }
     }
+}
+
+/// Runs a program of the host on the file of a disk: to the guest the medium
+/// changes without a word.
+fn host(program: &str, arguments: &[&str], file: &Path) -> Result<()> {
+    let mut command = Command::new(program);
+    let ended = command.args(arguments).arg(file).output()?;
+    ensure!(ended.status.success(), "{command:?}: {ended:?}");
+    Ok(())
 }
 
 fn trials(cases: &[Case], lab: Option<&Lab>) -> Vec<Trial> {

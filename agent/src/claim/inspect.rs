@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    Begun, Claim, ClaimId, Ends, Stage, TableImage, parse_partition_name, table::LINUX_FILESYSTEM,
+    Begun, Claim, ClaimId, Ends, Stage, TableImage, ends::ENTRY_ARRAY, parse_partition_name,
+    table::LINUX_FILESYSTEM,
 };
 
 /// What the two ends of a disk say about a claim of ours.
@@ -176,10 +177,15 @@ fn read_copy(ends: &Ends, header_at: u64) -> Copy {
     let Ok(header) = GPTHeader::read_from(&mut ends) else {
         return Copy::Foreign;
     };
-    // Checked before the entries are read: the counts come from the disk.
+    // Checked before the entries are read: counts and places come from the disk.
+    let entries_at = match header_at {
+        1 => 2,
+        last => last.saturating_sub(ENTRY_ARRAY / sector),
+    };
     let like_ours = header.number_of_partition_entries == 128
         && header.size_of_partition_entry == 128
-        && header.primary_lba == header_at;
+        && header.primary_lba == header_at
+        && header.partition_entry_lba == entries_at;
     if !like_ours {
         return Copy::Foreign;
     }
@@ -371,6 +377,24 @@ mod tests {
             inspect(&mixed(&[&a, &b], |at| usize::from(at >= head)), &[]),
             Table::Foreign
         );
+    }
+
+    #[test]
+    fn a_copy_that_has_its_entries_anywhere_else_is_not_ours() {
+        let ours = image(&id("sdb1"), Stage::Committed, 512);
+        for entries_at in [0, 3, 1 << 40, u64::MAX] {
+            let mut reader = ours.clone();
+            reader.seek(SeekFrom::Start(512)).expect("the header");
+            let mut header = GPTHeader::read_from(&mut reader).expect("a header");
+            header.partition_entry_lba = entries_at;
+            let checksum = header.generate_crc32_checksum();
+            let mut head = ours.head().to_vec();
+            head[512 + 72..512 + 80].copy_from_slice(&entries_at.to_le_bytes());
+            head[512 + 16..512 + 20].copy_from_slice(&checksum.to_le_bytes());
+            let tail = vec![0; ours.tail().len()];
+            let ends = Ends::new(ours.geometry(), head, tail).expect("ends");
+            assert_eq!(inspect(&ends, &[]), Table::Foreign, "{entries_at}");
+        }
     }
 
     #[test]

@@ -94,11 +94,14 @@ fn lock(directory: &Path) -> Result<Flock<File>, StartError> {
         .truncate(false)
         .open(directory.join("lock"))
         .map_err(failed)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-        Errno::EWOULDBLOCK => StartError::AnotherAgent {
-            directory: directory.to_owned(),
-        },
-        other => failed(other.into()),
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+        if error == Errno::EWOULDBLOCK {
+            StartError::AnotherAgent {
+                directory: directory.to_owned(),
+            }
+        } else {
+            failed(error.into())
+        }
     })
 }
 

@@ -26,7 +26,7 @@ pub mod superblock;
 mod sysfs;
 pub mod tables;
 pub mod traces;
-mod udev_db;
+pub mod udev_db;
 pub mod witness;
 
 pub use device::{Device, Transport, UdevRecord};

@@ -84,10 +84,16 @@ fn try_probe(device: &File, part: Part, tables: bool) -> Result<Signature, Blkid
                 (Some(kind), _) | (None, Some(kind)) => kind,
                 (None, None) => "unnamed".to_owned(),
             };
-            Ok(Signature::Found(Found {
-                kind,
-                uuid: value(&probe, "UUID")?,
-            }))
+            // That of a DDF array is not text. What is found is found all the
+            // same, and no UUID of ours is like that.
+            let uuid = match value(&probe, "UUID") {
+                Ok(uuid) => uuid,
+                Err(error) => {
+                    tracing::debug!(kind, %error, "its UUID cannot be read");
+                    None
+                }
+            };
+            Ok(Signature::Found(Found { kind, uuid }))
         }
     }
 }

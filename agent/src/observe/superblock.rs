@@ -31,7 +31,9 @@ pub fn progress(device: &File, start: u64, filesystem: Filesystem) -> io::Result
         .ok_or_else(|| io::Error::other(format!("no superblock of {filesystem} where it belongs")))
 }
 
-fn parse(bytes: &[u8], filesystem: Filesystem) -> Option<Progress> {
+/// What the first 2048 bytes of a partition say; `None` when they are no
+/// superblock of that type.
+pub fn parse(bytes: &[u8], filesystem: Filesystem) -> Option<Progress> {
     let used = match filesystem {
         Filesystem::Ext4 => {
             let superblock = bytes.get(1024..)?;

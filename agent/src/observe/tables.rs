@@ -105,7 +105,8 @@ pub fn parse_swaps(text: &str) -> Result<Vec<Swap>, BadLine> {
         return Err(BadLine { line: 1, text });
     }
     rows(text, 1, |line| {
-        let path = line.split_ascii_whitespace().next()?;
+        // Any other white space is part of the path.
+        let path = line.split([' ', '\t']).next()?;
         let path = unescape(path);
         path.starts_with('/').then_some(Swap { path })
     })
@@ -134,7 +135,8 @@ fn unescape(field: &str) -> String {
     while let Some((&byte, tail)) = rest.split_first() {
         let octal = tail
             .get(..3)
-            .filter(|_| byte == b'\\')
+            // A sign would be taken as well, which the kernel never writes.
+            .filter(|digits| byte == b'\\' && digits.iter().all(u8::is_ascii_digit))
             .and_then(|digits| std::str::from_utf8(digits).ok())
             .and_then(|digits| u8::from_str_radix(digits, 8).ok());
         if let Some(value) = octal {
@@ -172,6 +174,20 @@ mod tests {
     }
 
     #[test]
+    fn only_three_octal_digits_are_an_escape() {
+        for (field, text) in [
+            ("a\\040b", "a b"),
+            ("\\134040", "\\040"),
+            ("\\+40", "\\+40"),
+            ("\\400", "\\400"),
+            ("\\08", "\\08"),
+            ("end\\", "end\\"),
+        ] {
+            assert_eq!(unescape(field), text, "{field:?}");
+        }
+    }
+
+    #[test]
     fn one_bad_line_makes_the_table_unreadable() {
         let text = format!("{LINE}\nnonsense\n{LINE}");
         let error = parse_mountinfo(&text).expect_err("the second line");
@@ -184,6 +200,8 @@ mod tests {
         let swaps = parse_swaps(text).expect("two areas");
         assert_eq!(swaps[0].path, "/dev/sda2");
         assert_eq!(swaps[1].path, "/swap file");
+        let odd = parse_swaps("Filename\n/swap\rfile\u{c} file 1\n").expect("an area");
+        assert_eq!(odd[0].path, "/swap\rfile\u{c}");
         assert!(parse_swaps("Filename\nrubbish").is_err());
         assert!(parse_swaps("").is_err());
     }

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use super::{Fields, MIB, Owner, Piece, Places, Reader, SECTOR_63, Trace, piece::Likeness};
+use super::{Fields, GIB, MIB, Owner, Piece, Places, Reader, SECTOR_63, Trace, piece::Likeness};
 
 /// What is read of a superblock: all that is looked at lies in its first half.
 const SUPERBLOCK: usize = 512;
@@ -35,7 +35,25 @@ const LAYOUTS: [(u64, &[u64], &[u64]); 6] = [
     (65536, &[1], &[0, MIB]),
 ];
 
+/// Sizes of groups that were asked for: those of `mkfs -g` are 16 to 64 MiB,
+/// those of clusters (`-O bigalloc`) half a gibibyte and more, 2 GiB by default.
+const OTHER_GROUPS: [u64; 8] = [
+    16 * MIB,
+    32 * MIB,
+    64 * MIB,
+    512 * MIB,
+    GIB,
+    2 * GIB,
+    4 * GIB,
+    8 * GIB,
+];
+
 pub(super) fn places(places: &mut Places) {
+    for start in [0, MIB] {
+        for group in OTHER_GROUPS {
+            places.add(Owner::Ext, start + group, SUPERBLOCK as u64);
+        }
+    }
     for (block, groups, starts) in LAYOUTS {
         // Blocks of 1 KiB are counted from the second: the first is for a boot loader.
         let first_block = if block == 1024 { block } else { 0 };

@@ -88,6 +88,7 @@ const LUKS2: [u64; 9] = [
     2 * MIB,
     4 * MIB,
 ];
+pub(super) const LUKS_IN_REENCRYPTION: &[u8] = b"LUKS\xde\xad";
 const LVM: [u64; 4] = [0, 512, 1024, 1536];
 /// Allocation units of 1 and 4 MiB: the header's copy is in the last block
 /// but one of the second unit.
@@ -117,6 +118,16 @@ const UDF_END: [(u64, u64); 6] = [
     (257 * 512, 512),
     (257 * 2048, 512),
     (257 * 4096, 512),
+];
+
+/// The magic number of UFS is in the third sector of the superblock. Its first
+/// copies are in the first two cylinder groups, whose size newfs of FreeBSD
+/// chooses by the block size alone: 16 KiB formerly, 32 KiB today.
+const UFS: [u64; 4] = [
+    (160 + 2) * SECTOR,
+    (192 + 2) * SECTOR,
+    (376_512 + 2) * SECTOR,
+    (1_282_432 + 2) * SECTOR,
 ];
 
 /// Every structure.
@@ -174,8 +185,12 @@ static STRUCTURES: &[Structure] = &[
     .after_start(&[MIB]),
     row(Owner::Vmfs, "VMFS", 0, &[0x5e, 0xf1, 0xab, 0x2f]).after_start(&[2 * MIB]),
     // Volume managers, caches, encryption.
-    row(Owner::Lvm, "LVM2_member", 0, b"LABELONE").after_start(&LVM),
-    row(Owner::Luks2, "crypto_LUKS", 0, b"SKUL\xba\xbe").after_start(&LUKS2),
+    // Not the `LABELONE` in front of it, which wipefs leaves there.
+    row(Owner::Lvm, "LVM2_member", 24, b"LVM2 001").after_start(&LVM),
+    // The first header while cryptsetup 2.3 or older encrypts the disk anew
+    // (`NOMAGIC`): libblkid does not know it.
+    row(Owner::Luks, "crypto_LUKS", 0, LUKS_IN_REENCRYPTION).after_start(&[0]),
+    row(Owner::Luks, "crypto_LUKS", 0, b"SKUL\xba\xbe").after_start(&LUKS2),
     row(
         Owner::Bcache,
         "bcache",
@@ -264,6 +279,7 @@ static STRUCTURES: &[Structure] = &[
                 same: &[(8, 8), (16, 4), (136, 16)],
             },
         ),
+    row(Owner::Ufs, "ufs", 348, &[0x19, 0x01, 0x54, 0x19]).after_start(&UFS),
     row(Owner::Udf, "udf", 0, &[2, 0])
         .after_start(&UDF_START)
         .before_end(&UDF_END)

@@ -20,12 +20,13 @@ mod gpt;
 mod ntfs;
 mod partition;
 mod piece;
+mod table;
 #[cfg(test)]
 mod tests;
 mod xfs;
 mod zfs;
 
-use std::{collections::BTreeSet, io};
+use std::{collections::BTreeSet, io, ops::Range};
 
 use serde::{Deserialize, Serialize};
 
@@ -75,8 +76,8 @@ pub enum Owner {
     Vmfs,
     /// LVM.
     Lvm,
-    /// LUKS2.
-    Luks2,
+    /// LUKS.
+    Luks,
     /// bcache and bcachefs.
     Bcache,
     /// VDO.
@@ -97,6 +98,8 @@ pub enum Owner {
     F2fs,
     /// JFS.
     Jfs,
+    /// UFS of the BSDs.
+    Ufs,
     /// UDF.
     Udf,
     /// HFS+.
@@ -168,6 +171,19 @@ pub fn find(
     Ok(traces.into_iter().collect())
 }
 
+/// Where partitions may have been whose table is gone, as first byte and byte
+/// behind the last. `first` is the first byte of the disk that is not zero.
+///
+/// # Errors
+/// As for [`find`].
+pub fn partitions(
+    geometry: Geometry,
+    first: u64,
+    read: &mut dyn FnMut(u64, usize) -> io::Result<Vec<u8>>,
+) -> io::Result<BTreeSet<(u64, u64)>> {
+    partition::ranges(geometry, first, &mut Reader::new(geometry, read))
+}
+
 fn look(owner: Owner, piece: &Piece, reader: &mut Reader<'_>) -> io::Result<Vec<Trace>> {
     match owner {
         Owner::Gpt => Ok(gpt::look(piece)),
@@ -184,7 +200,7 @@ fn look(owner: Owner, piece: &Piece, reader: &mut Reader<'_>) -> io::Result<Vec<
         | Owner::Asm
         | Owner::Vmfs
         | Owner::Lvm
-        | Owner::Luks2
+        | Owner::Luks
         | Owner::Bcache
         | Owner::Vdo
         | Owner::Stratis
@@ -195,6 +211,7 @@ fn look(owner: Owner, piece: &Piece, reader: &mut Reader<'_>) -> io::Result<Vec<
         | Owner::Nilfs2
         | Owner::F2fs
         | Owner::Jfs
+        | Owner::Ufs
         | Owner::Udf
         | Owner::Hfs
         | Owner::Apfs
@@ -247,6 +264,14 @@ impl Places {
             .map_or(self.size, |end| end.min(self.size));
         if let Ok(len) = usize::try_from(end - at) {
             self.list.insert(Place { at, len, owner });
+        }
+    }
+
+    /// Adds the blocks of a stretch, as far as the disk goes.
+    fn add_what_there_is(&mut self, owner: Owner, stretch: Range<u64>) {
+        let end = stretch.end.min(self.size);
+        if let Some(len) = end.checked_sub(stretch.start).filter(|len| *len > 0) {
+            self.add(owner, stretch.start, len);
         }
     }
 

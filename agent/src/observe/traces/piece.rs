@@ -3,7 +3,7 @@
 use std::{io, ops::Range, rc::Rc};
 
 use super::BLOCK;
-use crate::claim::Geometry;
+use crate::{claim::Geometry, observe::pieces::is_zero};
 
 /// Bytes read off a disk, with where they were.
 #[derive(Debug, Clone)]
@@ -14,7 +14,7 @@ pub(super) struct Piece {
 
 impl Piece {
     pub(super) fn is_zero(&self) -> bool {
-        self.bytes.iter().all(|byte| *byte == 0)
+        is_zero(&self.bytes)
     }
 
     /// Each structure of `len` bytes that may begin at a sector of 512 bytes,

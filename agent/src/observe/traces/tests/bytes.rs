@@ -26,9 +26,11 @@ fn each_structure_is_found_where_its_format_has_it_on_a_disk_and_in_a_partition(
     let bcachefs = b"\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef";
     let lvm = bytes(&[(0, b"LABELONE"), (24, b"LVM2 001")]);
     let luks = bytes(&[(0, b"SKUL\xba\xbe"), (7, &[2])]);
+    let ufs = bytes(&[(348, b"\x19\x01\x54\x19")]);
     let cases: Vec<(&str, u64, Vec<u8>)> = vec![
         ("LVM2_member", 512, lvm.clone()),
         ("LVM2_member", 1536, lvm),
+        ("crypto_LUKS", 0, bytes(&[(0, b"LUKS\xde\xad\x00\x01")])),
         ("crypto_LUKS", 0x4000, luks.clone()),
         ("crypto_LUKS", 0x40_0000, luks),
         ("linux_raid_member", 0, md_1.clone()),
@@ -47,6 +49,8 @@ fn each_structure_is_found_where_its_format_has_it_on_a_disk_and_in_a_partition(
             bytes(&[(0, b"\x0d\xd0\x01\xc0")]),
         ),
         ("VMFS", 2 * MIB, bytes(&[(0, b"\x5e\xf1\xab\x2f")])),
+        ("ufs", 194 * 512, ufs.clone()),
+        ("ufs", 1_282_434 * 512, ufs),
         ("jfs", 0xf000, bytes(&[(0, b"JFS1")])),
         ("apfs", 4096, bytes(&[(32, b"NXSB")])),
         (
@@ -287,6 +291,7 @@ fn what_begins_behind_an_erased_partition_or_array_header_is_found() {
     for start in [16 * MIB, 129 * MIB, 513 * MIB, 1025 * MIB] {
         for (kind, within, structure) in [
             ("crypto_LUKS", 0, bytes(&[(0, b"LUKS\xba\xbe")])),
+            ("crypto_LUKS", 0, bytes(&[(0, b"LUKS\xde\xad")])),
             ("LVM2_member", 512, bytes(&[(0, b"LABELONE")])),
             ("ntfs", 0, bytes(&[(3, b"NTFS    ")])),
             ("exfat", 0, bytes(&[(3, b"EXFAT   ")])),

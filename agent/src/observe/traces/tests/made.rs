@@ -60,6 +60,26 @@ fn ext4_with_blocks_of_64_kib_is_found() {
 }
 
 #[test]
+fn ext4_with_groups_of_another_size_is_found() {
+    for options in [
+        &["-O", "bigalloc"][..],
+        &["-O", "bigalloc", "-C", "16384"],
+        &["-O", "bigalloc", "-C", "262144"],
+        &["-g", "16384"],
+        &["-g", "8192"],
+        &["-O", "sparse_super2"],
+        &["-O", "^resize_inode,meta_bg"],
+    ] {
+        for start in [0, MIB] {
+            let arguments: Vec<&str> = ["-q", "-F"].iter().chain(options).copied().collect();
+            let disk = Disk::with_partition(24 * GIB, start, 24 * GIB);
+            let disk = disk.made_by("mkfs.ext4", &arguments).without_ends();
+            assert_found(&disk, "ext4", false);
+        }
+    }
+}
+
+#[test]
 fn what_wipefs_leaves_of_ext_is_told_from_a_damaged_one() {
     for arguments in [["-q", "-b", "1024"], ["-q", "-b", "4096"]] {
         for start in [0, MIB] {
@@ -131,9 +151,61 @@ fn xfs_with_another_even_number_of_groups_is_found() {
 }
 
 #[test]
+fn xfs_made_for_a_stripe_is_found_at_every_size() {
+    let stripes = [
+        "su=512k,sw=4",
+        "su=256k,sw=10",
+        "su=64k,sw=1",
+        "su=1m,sw=12",
+        "su=96k,sw=5",
+        "su=4m,sw=1",
+    ];
+    for size in [2 * GIB, 12 * GIB, 40 * GIB, 200 * GIB, TIB, 6 * TIB] {
+        for stripe in stripes {
+            for (start, size) in [(0, size), (MIB, size + 12345 * 512)] {
+                let disk = Disk::with_partition(size, start, size);
+                let arguments = ["-q", "-l", "size=96m", "-d", stripe];
+                let disk = disk.made_by("mkfs.xfs", &arguments);
+                assert_found(&disk.without_ends(), "xfs", false);
+            }
+        }
+    }
+}
+
+#[test]
+fn xfs_with_any_number_of_groups_that_a_small_prime_divides_is_found() {
+    for count in (2..=10).chain([12, 15, 21, 25, 27, 33, 35]) {
+        for start in [0, MIB] {
+            let size = 100 * GIB + 12345 * 512;
+            let groups = format!("agcount={count}");
+            let arguments = ["-q", "-l", "size=64m", "-d", &groups];
+            let disk = Disk::with_partition(size, start, size).made_by("mkfs.xfs", &arguments);
+            assert_found(&disk.without_ends(), "xfs", false);
+        }
+    }
+}
+
+#[test]
+fn xfs_is_found_by_other_headers_of_a_group_that_lost_its_superblock() {
+    let size = 12 * GIB;
+    let disk = Disk::whole(size).made_by("mkfs.xfs", &["-q"]);
+    let disk = [1, 2, 3]
+        .into_iter()
+        .fold(disk, |disk, group| disk.with(group * size / 4, &[0; 512]));
+    assert_found(&disk.without_ends(), "xfs", false);
+}
+
+#[test]
 fn what_wipefs_leaves_of_xfs_is_told_from_a_damaged_one() {
-    for (start, size) in [(0, 512 * MIB), (MIB, 512 * MIB), (0, 12 * GIB)] {
-        let disk = Disk::with_partition(size, start, size).made_by("mkfs.xfs", &["-q"]);
+    let striped = &["-q", "-d", "su=512k,sw=4"];
+    for (start, size, arguments) in [
+        (0, 512 * MIB, &["-q"][..]),
+        (MIB, 512 * MIB, &["-q"]),
+        (0, 12 * GIB, &["-q"]),
+        (0, 12 * GIB, striped),
+        (MIB, 40 * GIB, striped),
+    ] {
+        let disk = Disk::with_partition(size, start, size).made_by("mkfs.xfs", arguments);
         assert_found(&disk, "xfs", false);
         let disk = disk.wiped();
         assert_found(&disk, "xfs", true);

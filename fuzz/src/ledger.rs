@@ -1,0 +1,42 @@
+//! The ledger: it limits how many disks are begun and remembers which approvals
+//! were used.
+
+use disk_discovery::{approval::Token, ledger::parse, units::DiskName};
+use serde_json::Value;
+
+pub fn check(input: &[u8]) {
+    let Ok(account) = parse(input) else {
+        return;
+    };
+    let written = serde_json::to_vec(&account).expect("it is encoded");
+    assert_eq!(parse(&written).expect("what it wrote"), account);
+
+    // Nothing of the text is lost.
+    let read: Value = serde_json::from_slice(&written).expect("JSON");
+    let said: Value = serde_json::from_slice(input).expect("JSON");
+    assert_eq!(read["version"], 1, "another format");
+    if !said.is_object() {
+        // The same without names, as serde takes it; nobody writes that.
+        return;
+    }
+    assert_eq!(read["formats"], said["formats"]);
+    for format in read["formats"].as_array().into_iter().flatten() {
+        let name = format["name"].as_str().expect("a name");
+        assert!(name.parse::<DiskName>().is_ok(), "{name:?}");
+    }
+    let used = read["usedApprovals"].as_array().into_iter().flatten();
+    let used: Vec<Token> = used.map(token).collect();
+    for token in said["usedApprovals"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(token)
+    {
+        assert!(used.contains(&token), "{token} could be used again");
+    }
+}
+
+fn token(value: &Value) -> Token {
+    let text = value.as_str().expect("text");
+    text.parse().expect("a token")
+}
