@@ -14,7 +14,7 @@ use vm_tests::{Disks, Node};
 
 use crate::{
     canvas::Canvas,
-    making::{Order, loud, make, quiet},
+    making::{Order, as_after_a_boot, make, unwatch},
     outcome::{Answer, Run, Seen, SeenDisk},
     row::{CLAIMED_MIB, Made, Row},
 };
@@ -111,7 +111,7 @@ pub fn run(lab: &Lab, rows: &[Row]) -> Result<Run> {
     let mut node = Node::boot(CONTROLS.iter().fold(machine, |machine, (name, attach)| {
         machine.disk(attach(name))
     }))?;
-    quiet(&mut node.vm)?;
+    unwatch(&mut node.vm)?;
     for disks in disks.chunks(AT_ONCE) {
         for disk in disks {
             node.vm.plug(disk.clone())?;
@@ -123,7 +123,7 @@ pub fn run(lab: &Lab, rows: &[Row]) -> Result<Run> {
     claim(&mut node, &states, &devices)?;
     tell("the agent's own disks are taken");
     let made = make(&mut node.vm, &orders(&states, &devices))?;
-    loud(&mut node.vm)?;
+    as_after_a_boot(&mut node.vm)?;
     tell("every state is made");
 
     let before = look(&mut node, &states)?;

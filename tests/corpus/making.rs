@@ -28,22 +28,27 @@ pub struct Order {
 ///
 /// # Errors
 /// When the machine does not answer.
-pub fn quiet(vm: &mut Vm) -> Result<()> {
+pub fn unwatch(vm: &mut Vm) -> Result<()> {
     let rule = "ACTION!=\"remove\", SUBSYSTEM==\"block\", KERNEL==\"sd*\", OPTIONS=\"nowatch\"\n";
     vm.write_file(RULE, rule, 0o644)?;
     vm.sh("udevadm control --reload").map(drop)
 }
 
-/// Lets udevd look at all of them once and watch them from now on.
+/// Makes it as it is after a boot: the kernel knows the partitions that are in
+/// the tables now and no others, and udevd has looked at everything once.
 ///
 /// # Errors
 /// When the machine does not answer.
-pub fn loud(vm: &mut Vm) -> Result<()> {
+pub fn as_after_a_boot(vm: &mut Vm) -> Result<()> {
     vm.sh_within(
         WITHIN,
         &format!(
-            "rm {RULE} && udevadm control --reload
-             udevadm trigger --subsystem-match=block && udevadm settle --timeout=300"
+            "set -e
+            rm {RULE}
+            udevadm control --reload
+            udevadm settle --timeout=120
+            for disk in /sys/block/sd*; do blockdev --rereadpt /dev/${{disk##*/}}; done
+            udevadm settle --timeout=300"
         ),
     )
     .map(drop)

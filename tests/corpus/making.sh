@@ -26,9 +26,6 @@ wait_for() {
     return 1
 }
 
-# reread: the kernel forgets partitions that are no longer there.
-reread() { blockdev --rereadpt "$disk"; }
-
 # store TYPE: a file in the filesystem on the disk.
 store() {
     mount -t "$1" "$disk" tree
@@ -74,7 +71,6 @@ gpt_4096() {
 no_gpt() {
     zero 0 $((34 * 512))
     zero $(($(blockdev --getsize64 "$disk") - 33 * 512)) $((33 * 512))
-    reread
 }
 
 # named NAME: a GPT with one partition of that name. (sgdisk splits at colons.)

@@ -22,8 +22,7 @@ pub const ROWS: &[Row] = &[
     claimed(
         "a_disk_of_ours_with_half_a_table_and_a_zeroed_filesystem_is_left_alone",
         &["filesystem-damaged"],
-        r"zero 0 $((65 << 20))
-        reread",
+        r"zero 0 $((65 << 20))",
     ),
     // Its filesystem was in use: that it is still ours can no longer be known.
     claimed(
@@ -53,9 +52,7 @@ pub const ROWS: &[Row] = &[
         "a_disk_of_ours_and_its_copy_are_both_left_alone",
         &["duplicate-identity", "duplicate-identity"],
         r"dd if=$disk of=$disk2 bs=1M count=64 conv=fsync
-        dd if=$disk of=$disk2 bs=1M skip=2047 seek=2047 conv=fsync
-        udevadm settle --timeout=60
-        blockdev --rereadpt $disk2",
+        dd if=$disk of=$disk2 bs=1M skip=2047 seek=2047 conv=fsync",
     ),
     // Names like ours, given by a person.
     by_tool(

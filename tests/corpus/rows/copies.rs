@@ -203,16 +203,14 @@ pub const ROWS: &[Row] = &[
         64,
         &["signature:gpt"],
         r"sgdisk -n 1:0:0 $disk
-        zero 0 $((34 * 512))
-        reread",
+        zero 0 $((34 * 512))",
     ),
     by_tool(
         "a_backup_gpt_alone_on_a_disk_with_4096_byte_sectors_is_left_alone",
         64,
         &["signature:gpt"],
         r"sgdisk -n 1:0:0 $disk
-        zero 0 $((6 * 4096))
-        reread",
+        zero 0 $((6 * 4096))",
     )
     .with_sector(4096),
     by_tool(
@@ -220,16 +218,14 @@ pub const ROWS: &[Row] = &[
         64,
         &["signature:gpt"],
         r"gpt_4096
-        zero 0 $((6 * 4096))
-        reread",
+        zero 0 $((6 * 4096))",
     ),
     by_tool(
         "a_gpt_whose_primary_header_is_damaged_is_left_alone",
         64,
         &["signature:gpt"],
         r"sgdisk -n 1:0:0 $disk
-        printf damaged | at 568
-        reread",
+        printf damaged | at 568",
     ),
 ];
 

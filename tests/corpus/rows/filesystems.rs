@@ -114,8 +114,7 @@ pub const ROWS: &[Row] = &[
         "fat32_with_a_partition_table_in_its_boot_sector_is_left_alone",
         64,
         &["partitioned"],
-        r"mkfs.fat -I -F 32 --mbr=y $disk
-        reread",
+        r"mkfs.fat -I -F 32 --mbr=y $disk",
     ),
     by_tool(
         "fat32_on_a_usb_stick_is_left_alone",

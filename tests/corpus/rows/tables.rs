@@ -70,16 +70,14 @@ pub const ROWS: &[Row] = &[
         &["signature:PMBR"],
         r"sgdisk --clear $disk
         zero 512 16896
-        zero $((64 * 1024 * 1024 - 16896)) 16896
-        reread",
+        zero $((64 * 1024 * 1024 - 16896)) 16896",
     ),
     by_tool(
         "a_gpt_without_its_protective_mbr_is_left_alone",
         64,
         &["signature:gpt"],
         r"sgdisk -n 1:0:0 $disk
-        zero 0 512
-        reread",
+        zero 0 512",
     ),
     by_tool(
         "an_empty_mbr_is_left_alone",

@@ -66,8 +66,7 @@ pub const ROWS: &[Row] = &[
         r"printf '%s\n' 'label: dos' start=63,type=83 | sfdisk -q $disk
         wait_for ${disk}1
         mkfs.ext3 -q ${disk}1
-        zero 0 512
-        reread",
+        zero 0 512",
     ),
     by_tool(
         "an_ext4_in_a_partition_without_the_first_8_mib_of_the_disk_is_left_alone",

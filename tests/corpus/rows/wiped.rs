@@ -70,8 +70,7 @@ pub const ROWS: &[Row] = &[
         wait_for ${disk}1
         mkfs.ext4 -q ${disk}1
         wipefs -q -a ${disk}1
-        wipefs -q -a $disk
-        reread",
+        wipefs -q -a $disk",
     ),
     // Only the table was erased: the filesystem in the partition is whole.
     by_tool(
@@ -81,7 +80,6 @@ pub const ROWS: &[Row] = &[
         r"sgdisk -n 1:0:0 $disk
         wait_for ${disk}1
         mkfs.ext4 -q ${disk}1
-        wipefs -q -a $disk
-        reread",
+        wipefs -q -a $disk",
     ),
 ];
