@@ -14,7 +14,7 @@ use vm_tests::{Disks, Node};
 
 use crate::{
     canvas::Canvas,
-    making::{Order, make},
+    making::{Order, loud, make, quiet},
     outcome::{Answer, Run, Seen, SeenDisk},
     row::{CLAIMED_MIB, Made, Row},
 };
@@ -111,6 +111,7 @@ pub fn run(lab: &Lab, rows: &[Row]) -> Result<Run> {
     let mut node = Node::boot(CONTROLS.iter().fold(machine, |machine, (name, attach)| {
         machine.disk(attach(name))
     }))?;
+    quiet(&mut node.vm)?;
     for disks in disks.chunks(AT_ONCE) {
         for disk in disks {
             node.vm.plug(disk.clone())?;
@@ -122,6 +123,7 @@ pub fn run(lab: &Lab, rows: &[Row]) -> Result<Run> {
     claim(&mut node, &states, &devices)?;
     tell("the agent's own disks are taken");
     let made = make(&mut node.vm, &orders(&states, &devices))?;
+    loud(&mut node.vm)?;
     tell("every state is made");
 
     let before = look(&mut node, &states)?;

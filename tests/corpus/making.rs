@@ -8,6 +8,7 @@ use vm_fixtures::Vm;
 
 const WITHIN: Duration = Duration::from_secs(400);
 const DIR: &str = "/run/corpus";
+const RULE: &str = "/run/udev/rules.d/99-corpus.rules";
 const LIBRARY: &str = include_str!("making.sh");
 
 /// A script and the disks that it is for.
@@ -19,6 +20,33 @@ pub struct Order {
     pub devices: Vec<String>,
     /// What the row says.
     pub script: &'static str,
+}
+
+/// Keeps udevd from looking at a disk whenever a tool has closed it: that costs
+/// more than the tools themselves, and when an event gets lost on the way, as
+/// happens while udevd is busy with the one before, its database is stale.
+///
+/// # Errors
+/// When the machine does not answer.
+pub fn quiet(vm: &mut Vm) -> Result<()> {
+    let rule = "ACTION!=\"remove\", SUBSYSTEM==\"block\", KERNEL==\"sd*\", OPTIONS=\"nowatch\"\n";
+    vm.write_file(RULE, rule, 0o644)?;
+    vm.sh("udevadm control --reload").map(drop)
+}
+
+/// Lets udevd look at all of them once and watch them from now on.
+///
+/// # Errors
+/// When the machine does not answer.
+pub fn loud(vm: &mut Vm) -> Result<()> {
+    vm.sh_within(
+        WITHIN,
+        &format!(
+            "rm {RULE} && udevadm control --reload
+             udevadm trigger --subsystem-match=block && udevadm settle --timeout=300"
+        ),
+    )
+    .map(drop)
 }
 
 /// Runs all of them and waits for udevd. An entry for each order: what went
