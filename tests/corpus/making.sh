@@ -26,8 +26,16 @@ wait_for() {
     return 1
 }
 
-# reread: the kernel forgets partitions that are no longer there.
-reread() { blockdev --rereadpt "$disk"; }
+# reread: the kernel learns which partitions there are, and forgets those
+# that are no longer there. Refused while udevd looks at one of them.
+reread() {
+    for _ in $(seq 100); do
+        ! blockdev --rereadpt "$disk" 2>reread || return 0
+        sleep 0.1
+    done
+    cat reread >&2
+    return 1
+}
 
 # store TYPE: a file in the filesystem on the disk.
 store() {

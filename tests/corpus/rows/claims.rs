@@ -55,7 +55,7 @@ pub const ROWS: &[Row] = &[
         r"dd if=$disk of=$disk2 bs=1M count=64 conv=fsync
         dd if=$disk of=$disk2 bs=1M skip=2047 seek=2047 conv=fsync
         udevadm settle --timeout=60
-        blockdev --rereadpt $disk2",
+        disk=$disk2 reread",
     ),
     // Names like ours, given by a person.
     by_tool(

@@ -117,7 +117,7 @@ pub const ROWS: &[Row] = &[
         "a_sun_label_is_left_alone",
         64,
         &["partitioned"],
-        "parted -s $disk mklabel sun",
+        "parted -s $disk mklabel sun && reread",
     ),
     // It always has two, for its header and for the whole disk.
     by_tool(
