@@ -156,7 +156,7 @@ pub struct Options {
     #[arg(long, env = "DISK_DISCOVERY_LOG_FORMAT", value_enum)]
     #[serde(deserialize_with = "present")]
     pub log_format: Option<LogFormat>,
-    /// What is logged: error, warn, info, debug, or target=level pairs [default: info]
+    /// What is logged: off, error, warn, info, debug, trace, or target=level pairs [default: info]
     #[arg(long, env = "DISK_DISCOVERY_LOG", value_name = "FILTER")]
     #[serde(deserialize_with = "present")]
     pub log: Option<String>,
@@ -265,7 +265,17 @@ impl Options {
             return Ok(Self::default());
         }
         // One line: the rendering with a snippet of the file is for editors.
-        serde_saphyr::from_str(text).map_err(|error| first_line(&error.to_string()))
+        serde_saphyr::from_str(text).map_err(|error| {
+            let mut line = first_line(&error.to_string());
+            // YAML gives `*`, `>` and `[` a meaning of its own.
+            if ["alias", "unexpected character", "block scalar"]
+                .iter()
+                .any(|words| line.contains(words))
+            {
+                line.push_str("; put patterns and sizes in quotes");
+            }
+            line
+        })
     }
 
     /// Fills in what is missing from another source of lower precedence.
@@ -332,7 +342,13 @@ impl Options {
             return Err(impossible("parallel", parallel, "allowed are 1 to 64"));
         }
         let log = self.log.unwrap_or_else(|| "info".to_owned());
-        if log.parse::<tracing_subscriber::filter::Targets>().is_err() {
+        // A word alone would be taken for the name of a target.
+        let level = |part: &str| {
+            part.contains('=') || ["off", "error", "warn", "info", "debug", "trace"].contains(&part)
+        };
+        if log.parse::<tracing_subscriber::filter::Targets>().is_err()
+            || !log.split(',').map(str::trim).all(level)
+        {
             let allowed = "allowed are off, error, warn, info, debug, trace and target=level pairs";
             return Err(impossible("log", log, allowed));
         }
@@ -552,6 +568,9 @@ mod tests {
             ("max-disks: null\n", "without a value", "leave the key out"),
             ("mode:\n", "without a value", "leave the key out"),
             ("deny:\n  - transport: floppy\n", "floppy", "nvme-fabrics"),
+            ("allow:\n  - name:\n", "property", "no value"),
+            ("allow:\n  - size: >1GB\n", "quotes", "quotes"),
+            ("deny:\n  - name: *sd\n", "quotes", "quotes"),
             ("approve: [please]\n", "please", "explain"),
             ("max-disks: -1\n", "-1", "whole number"),
             ("interval: 0s\n", "interval", "1s to 24h"),
@@ -562,6 +581,7 @@ mod tests {
             ("state-dir: /a/../b\n", "state-dir", "absolute"),
             ("longhorn-namespace: a/b\n", "longhorn-namespace", "a-z"),
             ("log: loudly=very\n", "log", "debug"),
+            ("log: loud\n", "log", "debug"),
             ("node-name: \"a\\nb\"\n", "a\\nb", "a-z"),
         ] {
             let error = from_yaml(text).expect_err(text);

@@ -102,6 +102,14 @@ impl<'a> Explanation<'a> {
                 approval.token
             ));
         }
+        if self.approval.is_none()
+            && self.row.reason.as_deref() == Some(Reason::ResidualData.code())
+        {
+            text.push_str(
+                "\nApproval\n  Not possible: the disk has neither a serial number nor a world-wide name by which an\n  \
+                 approval would know it.\n",
+            );
+        }
         if !self.erase.is_empty() {
             text.push_str(
                 "\nErasing by hand\n  If nothing on it is needed. The agent never does this; look twice at the name.\n\n",

@@ -47,7 +47,16 @@ pub fn as_after_a_boot(vm: &mut Vm) -> Result<()> {
             rm {RULE}
             udevadm control --reload
             udevadm settle --timeout=120
-            for disk in /sys/block/sd*; do blockdev --rereadpt /dev/${{disk##*/}}; done
+            # Refused while anybody looks at a partition.
+            reread() {{
+                for _ in $(seq 50); do
+                    blockdev --rereadpt /dev/$1 2>/run/reread && return
+                    sleep 0.1
+                done
+                cat /run/reread >&2
+                return 1
+            }}
+            for disk in /sys/block/sd*; do reread ${{disk##*/}}; done
             udevadm settle --timeout=300"
         ),
     )

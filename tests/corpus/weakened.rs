@@ -8,7 +8,12 @@ use disk_discovery::{
     claim::Table,
     decide::{Policy, Verdict, decide},
     fact::Fact,
-    observe::{Inventory, Medium, scan::Scan, signature::Signature},
+    observe::{
+        Inventory, Medium,
+        scan::Scan,
+        signature::{Found, Signature},
+        superblock::Progress,
+    },
 };
 use vm_tests::evidence;
 
@@ -29,7 +34,8 @@ pub const GUARDS: &[Guard] = &[
         lose: lose_libblkid,
     },
     Guard {
-        name: "the reader of foreign partition tables",
+        // libblkid sees only what has a protective MBR.
+        name: "the two readers of foreign partition tables",
         lose: lose_tables,
     },
     Guard {
@@ -59,8 +65,17 @@ pub const GUARDS: &[Guard] = &[
         name: "the look into a claimed partition",
         lose: |inventory| {
             each_medium(inventory, |medium| {
-                if let Some(inside) = &mut medium.partition {
-                    inside.signature = Fact::Known(Signature::Nothing);
+                let guid = medium.table.known().ok().and_then(|table| match table {
+                    Table::Ours { claim, .. } => Some(claim.id.partition_guid),
+                    Table::Absent | Table::Foreign => None,
+                });
+                if let (Some(inside), Some(guid)) = (&mut medium.partition, guid) {
+                    // As if the filesystem that belongs there were there.
+                    inside.signature = Fact::Known(Signature::Found(Found {
+                        kind: "ext4".to_owned(),
+                        uuid: Some(guid.to_string()),
+                    }));
+                    inside.progress = Some(Fact::Known(Progress::Unused));
                 }
             });
         },
@@ -101,6 +116,9 @@ fn lose_tables(inventory: &mut Inventory) {
         if medium.table == Fact::Known(Table::Foreign) {
             medium.table = Fact::Known(Table::Absent);
         }
+    });
+    each_scan(inventory, |scan| {
+        scan.traces.retain(|trace| trace.kind != "gpt");
     });
 }
 

@@ -112,20 +112,12 @@ fn reads_per_second(node: &mut Node, bytes: u64) -> Result<()> {
     node.vm.qmp("block_set_io_throttle", limits).map(drop)
 }
 
-/// A disk with ext4 that was made on another machine.
-fn foreign(node: &Node) -> Result<Disk> {
-    let file = node.vm.run_dir().join("foreign.img");
-    crate::host("truncate", &["-s", "12G"], &file)?;
-    crate::host("mkfs.ext4", &["-q", "-F"], &file)?;
-    Ok(Disk::virtio("foreign").file(file))
-}
-
 fn without_udevd(lab: &Lab) -> Result<()> {
     let mut node = Node::boot(lab.machine("foreign-no-udevd"))?;
     node.vm.sh("systemctl stop systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-udevd.service && rm -rf /run/udev")?;
     node.start_agent()?;
-    let foreign = foreign(&node)?;
-    node.vm.plug(foreign)?;
+    let file = crate::foreign_image(&node.vm.run_dir())?;
+    node.vm.plug(Disk::virtio("foreign").file(file))?;
     let before = Untouched::note(&mut node, &["foreign"])?;
     let disks = node.wait_refused("vdb", "signature:ext4")?;
     ensure!(

@@ -19,7 +19,10 @@ mod permitted;
 mod swapped;
 mod taken;
 
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -61,6 +64,14 @@ fn host(program: &str, arguments: &[&str], file: &Path) -> Result<()> {
     let ended = command.args(arguments).arg(file).output()?;
     ensure!(ended.status.success(), "{command:?}: {ended:?}");
     Ok(())
+}
+
+/// The file of a disk with an ext4 that was made on another machine.
+fn foreign_image(directory: &Path) -> Result<PathBuf> {
+    let file = directory.join("foreign.img");
+    host("truncate", &["-s", "12G"], &file)?;
+    host("mkfs.ext4", &["-q", "-F"], &file)?;
+    Ok(file)
 }
 
 fn trials(cases: &[Case], lab: Option<&Lab>) -> Vec<Trial> {

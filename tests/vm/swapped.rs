@@ -96,9 +96,7 @@ impl Held {
 
 fn foreign_instead(lab: &Lab) -> Result<()> {
     let mut held = Held::at_open(lab, "foreign-instead")?;
-    let file = held.node.vm.run_dir().join("foreign.img");
-    crate::host("truncate", &["-s", "12G"], &file)?;
-    crate::host("mkfs.ext4", &["-q", "-F"], &file)?;
+    let file = crate::foreign_image(&held.node.vm.run_dir())?;
     held.swap(Disk::scsi("second").file(file).serial("SECOND"))?;
     let before = Untouched::note(&mut held.node, &["second"])?;
     let mut node = held.let_go()?;

@@ -115,7 +115,7 @@ fn show(error: &clap::Error) -> ExitCode {
     let words: Vec<&str> = lines
         .filter(|line| !line.is_empty() && !line.starts_with("For more"))
         .collect();
-    let line = words.join("; ");
+    let line = words.join("; ").replace(":; ", ": ");
     eprintln!("disk-discovery: {}", line.trim_start_matches("error: "));
     ExitCode::from(USAGE)
 }

@@ -73,7 +73,8 @@ fn table(report: &Report) -> String {
     table
         .load_style(NOTHING)
         .set_header(["DEVICE", "SIZE", "MODEL", "VERDICT", "REASON", "DETAIL"]);
-    for row in &report.disks {
+    // An unused loop device or an empty card reader is nothing to plan with.
+    for row in report.disks.iter().filter(|row| row.size != Some(0)) {
         let size = row
             .size
             .map_or_else(|| "?".to_owned(), |size| Bytes(size).to_string());

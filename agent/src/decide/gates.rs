@@ -149,16 +149,19 @@ pub(super) fn policy(view: &View<'_>, disk: &Device) -> Gate {
     }
     let size = crate::units::Bytes(*disk.size.known()?);
     let least = view.policy.min_size;
-    refuse_if(
-        size <= least,
-        Reason::TooSmall,
-        format_args!("{size} is not more than {least}"),
-    )?;
-    refuse_if(*disk.read_only.known()?, Reason::ReadOnly, "")?;
-    frozen(view)
+    if size <= least {
+        let (mut is, least_is) = (size.to_string(), least.to_string());
+        if is == least_is {
+            is = format!("{is} ({} bytes)", size.0);
+        }
+        let detail = format_args!("{is} is not more than {least_is}");
+        return Err(Refusal::new(Reason::TooSmall, detail));
+    }
+    refuse_if(*disk.read_only.known()?, Reason::ReadOnly, "")
 }
 
-/// Formatting is not frozen on this node.
+/// Formatting is not frozen on this node. Asked late, so that one can see
+/// meanwhile what a thaw would do.
 pub(super) fn frozen(view: &View<'_>) -> Gate {
     match &view.inventory.standing.known()?.frozen {
         Some(why) => Err(Refusal::new(Reason::Frozen, why)),
@@ -254,7 +257,7 @@ pub(super) fn unowned(content: &Content) -> Result<&Scan, Refusal> {
         .known()
         .map_err(failed)?;
     if let Some(trace) = scan.traces.iter().find(|trace| !trace.wiped) {
-        let detail = format_args!("at byte {}", trace.at);
+        let detail = format_args!("a copy or a partition at byte {}", trace.at);
         return Err(Refusal::signature(&trace.kind, detail));
     }
     refuse_if(*content.busy.known().map_err(failed)?, Reason::Busy, "")?;

@@ -200,6 +200,7 @@ fn judge(
     };
     gates::udev_agrees(device)?;
     gates::witness_agrees(view, device)?;
+    gates::frozen(view)?;
     let name = match begun {
         Some(entry) => entry.claim.name.clone(),
         None => free_name(device, taken.as_ref().map_err(Clone::clone)?)?,

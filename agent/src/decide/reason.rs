@@ -116,7 +116,7 @@ reasons! {
         "See the detail; run with the rights of root and, in a container, with the host's trees.";
     ProbeFailed, "probe-failed",
         "What it holds could not be read.",
-        "See the detail and the kernel log; the disk may be failing.";
+        "See the detail: for permission denied run as root; otherwise see the kernel log, the disk may be failing.";
     NotAnswering, "not-answering",
         "It has not answered a read in time; the other disks are not kept waiting.",
         "See the kernel log; the disk or its connection may be failing.";
@@ -128,7 +128,7 @@ reasons! {
         "If nothing on it is needed, erase it with your own tools, as explain shows; the agent never does.";
     ResidualData, "residual-data",
         "It has no known format, but it is not empty.",
-        "If nothing on it is needed, approve it with the token that explain prints, or erase it with your own tools.";
+        "If nothing on it is needed, approve it with the token that explain prints where it can be approved, or erase it with your own tools.";
     SourcesDisagree, "sources-disagree",
         "Two sources say different things about what is on it.",
         "See the detail; udevadm trigger makes udevd look again.";

@@ -105,6 +105,9 @@ pub enum BadRule {
     /// No such property.
     #[error("{0:?} is no property of a disk; there are {properties}", properties = properties())]
     NoProperty(String),
+    /// Both conditions would have to hold.
+    #[error("{0} stands twice in a rule, and all conditions must hold; write two rules")]
+    Twice(&'static str),
     /// A value that the property cannot have.
     #[error("{property}={value}: allowed are {allowed}")]
     Impossible {
@@ -160,12 +163,21 @@ impl Rule {
             .iter()
             .map(|(property, value)| format!("{property}={value}"))
             .collect();
+        let conditions = conditions
+            .into_iter()
+            .map(|(property, value)| Condition::of(property, value))
+            .collect::<Result<Vec<_>, _>>()?;
+        for (name, field) in Field::ALL {
+            let same = conditions
+                .iter()
+                .filter(|condition| condition.field == field);
+            if same.count() > 1 {
+                return Err(BadRule::Twice(name));
+            }
+        }
         Ok(Self {
             text: words.join(","),
-            conditions: conditions
-                .into_iter()
-                .map(|(property, value)| Condition::of(property, value))
-                .collect::<Result<_, _>>()?,
+            conditions,
         })
     }
 }
@@ -179,6 +191,14 @@ impl Condition {
             value: value.to_owned(),
             allowed,
         };
+        // What can never match would be a rule of deny that protects nothing.
+        let directory = matches!(field, Field::Name | Field::ById | Field::ByPath);
+        if value.is_empty() {
+            return Err(impossible("a value that is not empty"));
+        }
+        if directory && value.contains('/') {
+            return Err(impossible("a name without its directory, such as sdb"));
+        }
         let wanted = match field {
             Field::Name
             | Field::ById
@@ -366,7 +386,9 @@ struct Scalar(String);
 
 impl<'de> Deserialize<'de> for Scalar {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(Self)
+        Option::<String>::deserialize(deserializer)?
+            .map(Self)
+            .ok_or_else(|| de::Error::custom("a property of a rule has no value"))
     }
 }
 
@@ -489,6 +511,10 @@ mod tests {
             ("colour=red", "by-path"),
             ("model=[", "patterns"),
             ("transport=floppy", "fibre-channel"),
+            ("name=", "not empty"),
+            ("name=/dev/sdb", "without its directory"),
+            ("by-id=/dev/disk/by-id/x", "without its directory"),
+            ("name=sdb,name=sdc", "write two rules"),
             ("rotational=yes", "true and false"),
             ("size=12GB", "<4TB"),
             ("size=>much", "<4TB"),

@@ -1,6 +1,9 @@
 //! The inventory, indexed for the questions that the gates ask.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{Policy, Reason, Refusal};
 use crate::{
@@ -261,12 +264,14 @@ impl<'a> View<'a> {
             let Some(name) = swap.path.strip_prefix("/dev/") else {
                 continue;
             };
-            let named = |device: &&&Device| device.devname.is_known_and(|there| there == name);
-            let device = self.by_devno.values().find(named);
-            let device =
-                device.ok_or_else(|| format!("swap is on {}, no known device", swap.path))?;
+            let named = |device: &&Arc<Device>| device.devname.is_known_and(|there| there == name);
             let mut disks = BTreeSet::new();
-            self.collect_disks(device, &mut disks, 0)?;
+            for device in self.inventory.devices.values().filter(named) {
+                self.collect_disks(device, &mut disks, 0)?;
+            }
+            if disks.is_empty() {
+                return Err(format!("swap is on {}, no known device", swap.path));
+            }
             found.extend(disks.into_iter().map(|disk| (disk, swap.path.as_str())));
         }
         Ok(found)

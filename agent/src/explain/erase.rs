@@ -42,7 +42,8 @@ pub(super) fn commands(device: &Device, medium: Option<&Medium>) -> Vec<String> 
     commands.push(zeroes(tail, (size - tail).div_ceil(BLOCK)));
     if scan.is_some_and(|scan| scan.residue.is_some()) {
         commands.push(
-            "# what is left between the ends is still residual data; to be rid of all of it:"
+            "# if it is then refused as residual-data: approve it where explain prints a token, or\n  \
+             # overwrite all of it; dd then ends with \"No space left on device\", which is right here"
                 .to_owned(),
         );
         commands.push(format!(

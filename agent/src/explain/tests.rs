@@ -33,7 +33,14 @@ fn scan(residue: u64, traces: Vec<Trace>) -> Scan {
 }
 
 fn explained(refusal: Refusal, medium: &Medium) -> (String, serde_json::Value) {
-    let mut device = crate::decide::example_disk();
+    explained_of(crate::decide::example_disk(), refusal, medium)
+}
+
+fn explained_of(
+    mut device: Device,
+    refusal: Refusal,
+    medium: &Medium,
+) -> (String, serde_json::Value) {
     if let Fact::Known(Some(record)) = &mut device.udev {
         record.links = vec![
             "by-path/pci-1".to_owned(),
@@ -78,6 +85,16 @@ fn residual_data_are_shown_with_a_token_that_is_read_back() {
 }
 
 #[test]
+fn a_disk_that_nothing_tells_from_another_is_told_why_it_gets_no_token() {
+    let mut device = crate::decide::example_disk();
+    (device.serial, device.wwn) = (Fact::Known(None), Fact::Known(None));
+    let refusal = Refusal::new(Reason::ResidualData, "first at byte 4096");
+    let (text, json) = explained_of(device, refusal, &medium(scan(4096, Vec::new())));
+    assert!(json["approval"].is_null(), "{json}");
+    assert!(text.contains("neither a serial number nor"), "{text}");
+}
+
+#[test]
 fn a_signature_gets_no_token_and_the_places_to_erase() {
     let copy = Trace {
         kind: "xfs".to_owned(),
@@ -87,7 +104,7 @@ fn a_signature_gets_no_token_and_the_places_to_erase() {
     let refusal = Refusal::signature("xfs", "at byte 3000000512");
     let (text, json) = explained(refusal, &medium(scan(3_000_000_512, vec![copy])));
     assert!(
-        json["approval"].is_null() && !text.contains("approve"),
+        json["approval"].is_null() && !text.contains("approve:"),
         "{text}"
     );
     let erase = json["erase"].to_string();
