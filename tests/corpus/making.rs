@@ -47,14 +47,14 @@ pub fn as_after_a_boot(vm: &mut Vm) -> Result<()> {
             rm {RULE}
             udevadm control --reload
             udevadm settle --timeout=120
-            # Refused while anybody looks at a partition.
+            # Refused while anybody looks at a partition. What a script has left
+            # in use shows in its own row, by the reason.
             reread() {{
-                for _ in $(seq 50); do
-                    blockdev --rereadpt /dev/$1 2>/run/reread && return
+                for _ in $(seq 100); do
+                    ! blockdev --rereadpt /dev/$1 2>/run/reread || return 0
                     sleep 0.1
                 done
-                cat /run/reread >&2
-                return 1
+                cat /run/reread
             }}
             for disk in /sys/block/sd*; do reread ${{disk##*/}}; done
             udevadm settle --timeout=300"

@@ -72,7 +72,7 @@ pub const ROWS: &[Row] = &[
         dmsetup create snapshot --table "0 131072 snapshot $disk $disk2 P 8"
         head -c 64K /dev/urandom >/dev/mapper/snapshot
         sync
-        dmsetup remove snapshot"#,
+        dmsetup remove --retry snapshot"#,
     ),
     by_tool(
         "a_physical_volume_is_left_alone",
