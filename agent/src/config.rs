@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::{
     approval::Token,
-    decide::{Policy, Rule},
+    decide::{Adoption, Policy, Rule},
     observe::Host,
     text::in_a_line,
     units::{Bytes, Filesystem, Limit},
@@ -136,6 +136,10 @@ pub struct Options {
     #[arg(long, env = "DISK_DISCOVERY_HOST_ROOT", value_name = "DIR")]
     #[serde(deserialize_with = "present")]
     pub host_root: Option<PathBuf>,
+    /// Whether disks are mounted that Longhorn or another node's agent made; those mounted here before stay [default: all]
+    #[arg(long, env = "DISK_DISCOVERY_ADOPT", value_enum)]
+    #[serde(deserialize_with = "present")]
+    pub adopt: Option<Adoption>,
     /// Look at everything again at least this often, give or take a tenth [default: 60s]
     #[arg(long, env = "DISK_DISCOVERY_INTERVAL", value_name = "DURATION")]
     #[serde(deserialize_with = "present")]
@@ -294,6 +298,7 @@ impl Options {
             mount_root: self.mount_root.or(lower.mount_root),
             state_dir: self.state_dir.or(lower.state_dir),
             host_root: self.host_root.or(lower.host_root),
+            adopt: self.adopt.or(lower.adopt),
             interval: self.interval.or(lower.interval),
             listen: self.listen.or(lower.listen),
             parallel: self.parallel.or(lower.parallel),
@@ -379,7 +384,7 @@ impl Options {
             }
         }
         Ok(Settings {
-            node_name,
+            node_name: node_name.clone(),
             longhorn: self.longhorn.unwrap_or(Longhorn::Auto),
             longhorn_namespace: namespace,
             mode: self.mode.unwrap_or(Mode::Observe),
@@ -393,6 +398,8 @@ impl Options {
                 max_formats_per_hour: self.max_formats_per_hour.and_then(|limit| limit.0),
                 filesystem: self.filesystem.unwrap_or(defaults.filesystem),
                 mount_root: mount_root_text,
+                adopt: self.adopt.unwrap_or(defaults.adopt),
+                node: node_name,
             },
             mount_root,
             state_dir: absolute("state-dir", self.state_dir, "/var/lib/disk-discovery")?,

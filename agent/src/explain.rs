@@ -51,7 +51,10 @@ impl<'a> Explanation<'a> {
         let read = medium.and_then(|medium| medium.known().ok());
         let reason = match verdict {
             Verdict::Refused(refusal) => Some(refusal.reason),
-            Verdict::Managed(_) | Verdict::Provision(_) | Verdict::Resume(_) => None,
+            Verdict::Managed(_)
+            | Verdict::Adopt(_)
+            | Verdict::Provision(_)
+            | Verdict::Resume(_) => None,
         };
         let approval = (reason == Some(Reason::ResidualData))
             .then(|| token(device, read))

@@ -10,11 +10,11 @@ use std::{
 use crate::{
     approval::Token,
     claim::Begun,
-    decide::{self, Policy, Verdict},
+    decide::{self, Policy, Verdict, Wanted},
     fact::Fact,
     observe::{
         Answer, Device, Dirty, Host, Identity, Inventory, Medium, Observer, Purpose, Readers,
-        medium::{self, Depth, Question},
+        medium::{self, Depth, Question, Window},
         sample::Seed,
         witness,
     },
@@ -65,6 +65,7 @@ struct Asked {
     diskseq: Option<u64>,
     size: u64,
     depth: Depth,
+    window: Option<Window>,
     begun: Vec<Begun>,
     approvals: Vec<Token>,
 }
@@ -104,12 +105,12 @@ impl Look {
         inventory.media = self.read_media(&inventory, &shortlist, working);
         inventory.not_answering = self.readers.not_answering();
         // Asked only when there is something to veto: it reads all of sysfs.
-        let candidates = shortlist.iter().any(|(name, depth)| {
+        let candidates = shortlist.iter().any(|(name, wanted)| {
             let medium = inventory
                 .media
                 .get(name)
                 .and_then(|medium| medium.known().ok());
-            *depth == Depth::Blankness && medium.is_some_and(decide::may_be_taken)
+            wanted.depth == Depth::Blankness && medium.is_some_and(decide::may_be_taken)
         });
         if candidates {
             inventory.witness = witness::in_use(&self.host);
@@ -150,7 +151,9 @@ impl Look {
             }
         }
         self.media.retain(|name, remembered| {
-            let whole = remembered.medium.known().is_ok_and(Medium::is_settled);
+            let whole = remembered.medium.known().is_ok_and(|medium| {
+                medium.is_settled() && !(dirty.is_full() && medium.is_worth_another_look())
+            });
             !lost
                 && !spoken_of(name)
                 && !unannounced
@@ -162,12 +165,12 @@ impl Look {
     fn read_media(
         &mut self,
         inventory: &Inventory,
-        shortlist: &BTreeMap<String, Depth>,
+        shortlist: &BTreeMap<String, Wanted>,
         working: &BTreeSet<String>,
     ) -> BTreeMap<String, Arc<Fact<Medium>>> {
         let mut wanted: BTreeMap<&String, Asked> = BTreeMap::new();
         let mut reads: Vec<Answer<Remembered>> = Vec::new();
-        for (name, depth) in shortlist
+        for (name, Wanted { depth, window }) in shortlist
             .iter()
             .filter(|(name, _)| !working.contains(*name))
         {
@@ -184,6 +187,7 @@ impl Look {
                     Depth::Blankness if self.thorough => Depth::Everything,
                     Depth::Claim | Depth::Blankness | Depth::Everything => *depth,
                 },
+                window: window.clone(),
                 begun: decide::begun(inventory, device),
                 approvals: decide::open_approvals(inventory, &self.policy, device),
             };
@@ -246,12 +250,15 @@ impl Look {
             identity.seed(asked.size, Purpose::Decision)
         });
         let seed = self.seed.unwrap_or(own);
+        let nodes = self.host.nodes();
         move || {
             let question = Question {
                 begun: &asked.begun,
                 partition: first_partition
                     .as_ref()
                     .map(|(node, devno)| (node.as_path(), *devno)),
+                window: asked.window.as_ref(),
+                nodes: &nodes,
                 depth: asked.depth,
                 seed,
                 identity: &identity,

@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     backoff::Backoff,
     config::{Longhorn, Mode, Settings},
-    decide::{Reason, Verdict},
+    decide::{self, Reason, Verdict},
     longhorn::{self, LonghornSettings, View},
     look::{Look, Seen},
     observe::{
@@ -27,10 +27,11 @@ use crate::{
         doorbell::{MountBell, UeventBell},
     },
     provision::{self, Job, Mounted, Phase, ProvisionError, Surroundings, Target},
-    report::{Operation, Round, RoundCost, now},
+    report::{DeadMount, Operation, Round, RoundCost, now},
     state::State,
     sys,
     text::chain,
+    units::{DevNo, DiskName},
 };
 
 /// Events that follow each other this closely are answered by one round.
@@ -52,6 +53,8 @@ enum News {
     Progress(String, Phase),
     /// With why it failed, if it did.
     Ended(String, Option<String>),
+    /// A dead mount is gone, or why it is not.
+    Cleared(DiskName, Option<String>),
 }
 
 /// When to look again if nothing rings.
@@ -76,6 +79,10 @@ pub struct Reconciler {
     news: (mpsc::UnboundedSender<News>, mpsc::UnboundedReceiver<News>),
     published: watch::Sender<Option<Arc<Round>>>,
     verdicts: BTreeMap<String, Verdict>,
+    /// Dead mounts that are being taken away.
+    clearing: BTreeSet<DiskName>,
+    /// Dead mounts that could not be taken away.
+    stuck: Backoff,
     /// Devices to look at again when the work on their disk is done.
     aside: BTreeSet<String>,
     /// Rounds in a row in which udevd was not done with some disk.
@@ -100,6 +107,7 @@ impl Reconciler {
                 state,
                 max_formats_per_hour: settings.policy.max_formats_per_hour,
                 mount_root: settings.mount_root.clone(),
+                node: settings.node_name.clone(),
             },
             backoff: Backoff::default(),
             working: BTreeMap::new(),
@@ -107,6 +115,8 @@ impl Reconciler {
             news: mpsc::unbounded_channel(),
             published,
             verdicts: BTreeMap::new(),
+            clearing: BTreeSet::new(),
+            stuck: Backoff::default(),
             aside: BTreeSet::new(),
             udev_waits: 0,
             rounds: 0,
@@ -260,9 +270,14 @@ impl Reconciler {
             .retain(|disk| inventory.devices.contains_key(disk));
         let full = dirty.is_full();
         let next = self.next_round(&verdicts);
+        let dead = decide::dead_mounts(&inventory, &self.settings.policy);
+        self.stuck
+            .retain(|name| dead.keys().any(|dead| dead.as_str() == name));
         if self.settings.mode == Mode::Enforce {
             self.forget_finished(&inventory, &verdicts);
-            self.start_jobs(&inventory, &verdicts, may_format);
+            self.keep_names(&inventory, &verdicts);
+            self.clear(&dead);
+            self.start_jobs(&inventory, &verdicts, &dead, may_format);
         }
         self.verdicts.clone_from(&verdicts);
         let cost = RoundCost {
@@ -274,11 +289,13 @@ impl Reconciler {
         };
         tracing::debug!(full, devices_read, micros, "round");
         let operations = self.operations();
+        let dead_mounts = self.dead_mounts(&dead);
         let longhorn = self.longhorn.borrow_and_update().clone();
         self.published.send_replace(Some(Arc::new(Round {
             inventory,
             verdicts,
             operations,
+            dead_mounts,
             cost,
             longhorn,
         })));
@@ -335,8 +352,12 @@ impl Reconciler {
         });
         let answer = silent.then_some(ANSWER_PAUSE);
         let now = Instant::now();
-        let retry = self.backoff.next(now).map(|again| again - now);
-        match [retry, udev, answer].into_iter().flatten().min() {
+        let after = |backoff: &Backoff| backoff.next(now).map(|again| again - now);
+        match [after(&self.backoff), after(&self.stuck), udev, answer]
+            .into_iter()
+            .flatten()
+            .min()
+        {
             Some(pause) => NextRound::After(pause, Dirty::Devices(pending)),
             None => NextRound::AtTimer,
         }
@@ -358,10 +379,77 @@ impl Reconciler {
         }
     }
 
+    /// Takes down the names of disks that were mounted before the ledger kept
+    /// names, or by others.
+    fn keep_names(&self, inventory: &Inventory, verdicts: &BTreeMap<String, Verdict>) {
+        let Ok(standing) = inventory.standing.known() else {
+            return;
+        };
+        for (disk, verdict) in verdicts {
+            let (uuid, name) = match verdict {
+                Verdict::Managed(managed) if managed.mounted => {
+                    (managed.claim.partition_guid, &managed.claim.name)
+                }
+                Verdict::Adopt(adopt) if adopt.mounted => (adopt.uuid, &adopt.name),
+                Verdict::Managed(_)
+                | Verdict::Adopt(_)
+                | Verdict::Provision(_)
+                | Verdict::Resume(_)
+                | Verdict::Refused(_) => continue,
+            };
+            if self.working.contains_key(disk) || standing.name_of(uuid).is_some() {
+                continue;
+            }
+            if let Err(error) = self.around.state.ledger.keep(uuid, name) {
+                tracing::warn!(disk, %name, error = chain(&error), "the name is not kept");
+            }
+        }
+    }
+
+    /// Takes away mounts of devices that are gone. One that is in use is tried
+    /// again, ever more seldom.
+    fn clear(&mut self, dead: &BTreeMap<DiskName, DevNo>) {
+        let now = Instant::now();
+        for (name, devno) in dead {
+            if self.clearing.contains(name) || !self.stuck.may_try(name.as_str(), now) {
+                continue;
+            }
+            self.clearing.insert(name.clone());
+            let (around, news) = (self.around.clone(), self.news.0.clone());
+            let (name, devno) = (name.clone(), *devno);
+            let _detached: JoinHandle<()> = tokio::task::spawn_blocking(move || {
+                let failure = match provision::unmount_dead(&name, devno, &around) {
+                    Ok(()) => {
+                        tracing::info!(%name, "unmounted: its device is gone");
+                        None
+                    }
+                    Err(error) => {
+                        let error = chain(&error);
+                        tracing::warn!(%name, error, "its device is gone, and its mount stays");
+                        Some(error)
+                    }
+                };
+                // The loop is gone at shutdown.
+                drop(news.send(News::Cleared(name, failure)));
+            });
+        }
+    }
+
+    fn dead_mounts(&self, dead: &BTreeMap<DiskName, DevNo>) -> Vec<DeadMount> {
+        dead.iter()
+            .map(|(name, devno)| DeadMount {
+                path: self.around.mount_root.join(name.as_str()),
+                devno: *devno,
+                error: self.stuck.error_of(name.as_str()),
+            })
+            .collect()
+    }
+
     fn start_jobs(
         &mut self,
         inventory: &Inventory,
         verdicts: &BTreeMap<String, Verdict>,
+        dead: &BTreeMap<DiskName, DevNo>,
         may_format: bool,
     ) {
         let now = Instant::now();
@@ -372,6 +460,13 @@ impl Reconciler {
                 continue;
             };
             if self.working.contains_key(disk) || !self.backoff.may_try(disk, now) {
+                continue;
+            }
+            // The round that follows the unmount starts it.
+            if verdict
+                .disk_name()
+                .is_some_and(|name| dead.contains_key(name) || self.clearing.contains(name))
+            {
                 continue;
             }
             // The round that the cluster's answer begins starts it.
@@ -426,6 +521,14 @@ impl Reconciler {
                 tracing::debug!(disk, ?phase, "progress");
                 self.working.insert(disk, phase);
                 None
+            }
+            News::Cleared(name, failure) => {
+                self.clearing.remove(&name);
+                match failure {
+                    None => self.stuck.forget(name.as_str()),
+                    Some(error) => self.stuck.failed(name.as_str(), error, Instant::now()),
+                }
+                Some(Dirty::nothing())
             }
             News::Ended(disk, failure) => {
                 self.working.remove(&disk);
@@ -500,7 +603,10 @@ impl Reconciler {
                     );
                 }
                 Verdict::Managed(managed) => {
-                    tracing::info!(disk, verdict = "managed", name = %managed.claim.name, mounted = managed.mounted, "decided");
+                    tracing::info!(disk, verdict = "managed", name = %managed.claim.name, mounted = managed.mounted, read_only = managed.read_only, "decided");
+                }
+                Verdict::Adopt(adopt) => {
+                    tracing::info!(disk, verdict = "adopt", name = %adopt.name, mounted = adopt.mounted, "decided");
                 }
                 Verdict::Provision(provision) => {
                     tracing::info!(disk, verdict = "provision", name = %provision.name, "decided");
@@ -552,7 +658,7 @@ impl Reconciler {
 fn told(disk: &str, result: Result<Mounted, ProvisionError>) -> Option<String> {
     match result {
         Ok(mounted) => {
-            tracing::info!(disk, name = %mounted.claim.name, path = %mounted.path.display(), "mounted");
+            tracing::info!(disk, name = %mounted.name, path = %mounted.path.display(), "mounted");
             None
         }
         Err(error) => {

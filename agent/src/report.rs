@@ -1,16 +1,17 @@
 //! What the agent last saw and does, in the form that is shown.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
 
 use serde::Serialize;
 
 use crate::{
     config::Mode,
-    decide::{Verdict, VerdictKind},
+    decide::{Source, Verdict, VerdictKind},
     fact::Fact,
     longhorn::View,
     observe::{Device, Inventory, Transport},
     provision::Phase,
+    units::DevNo,
 };
 
 /// Version of the JSON form; raised when a field changes its meaning.
@@ -25,10 +26,25 @@ pub struct Round {
     pub verdicts: BTreeMap<String, Verdict>,
     /// Work that is going on or failed last, by kernel name.
     pub operations: BTreeMap<String, Operation>,
+    /// Mounts of devices that are gone.
+    pub dead_mounts: Vec<DeadMount>,
     /// What the round cost.
     pub cost: RoundCost,
     /// What Longhorn has registered on this node.
     pub longhorn: View,
+}
+
+/// A mount that the agent made of a device that is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeadMount {
+    /// Where.
+    pub path: PathBuf,
+    /// Number that the device had.
+    pub devno: DevNo,
+    /// Why it is still there, once it was tried to take it away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// What a round cost.
@@ -78,6 +94,8 @@ pub struct Report {
     pub degraded: Vec<Degradation>,
     /// Every block device.
     pub disks: Vec<Row>,
+    /// Mounts of devices that are gone; empty when all is well.
+    pub dead_mounts: Vec<DeadMount>,
     /// What Longhorn has registered on this node.
     pub longhorn: View,
     /// The round that this is from; absent for `plan`.
@@ -147,6 +165,9 @@ pub struct Row {
     /// Whether it is mounted there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mounted: Option<bool>,
+    /// Whether nothing can be written there although it is mounted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_only: Option<bool>,
     /// Its filesystem.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filesystem: Option<&'static str>,
@@ -180,6 +201,7 @@ impl Round {
                     ))
                 })
                 .collect(),
+            dead_mounts: self.dead_mounts.clone(),
             longhorn: self.longhorn.clone(),
             round: (self.cost.number > 0).then_some(self.cost),
         }
@@ -275,9 +297,25 @@ pub fn row(
     let text = |fact: &Fact<Option<String>>| fact.known().map_or(None, Clone::clone);
     let refusal = match verdict {
         Verdict::Refused(refusal) => Some(refusal),
-        Verdict::Managed(_) | Verdict::Provision(_) | Verdict::Resume(_) => None,
+        Verdict::Managed(_) | Verdict::Provision(_) | Verdict::Resume(_) | Verdict::Adopt(_) => {
+            None
+        }
+    };
+    let read_only = match verdict {
+        Verdict::Managed(managed) => managed.mounted.then_some(managed.read_only),
+        Verdict::Adopt(adopt) => adopt.mounted.then_some(adopt.read_only),
+        Verdict::Provision(_) | Verdict::Resume(_) | Verdict::Refused(_) => None,
     };
     let (filesystem, guid, mounted) = match verdict {
+        Verdict::Adopt(adopt) => (
+            Some(adopt.filesystem),
+            // Others give partition and filesystem numbers of their own.
+            match &adopt.from {
+                Source::Claim(id) => Some(id.partition_guid),
+                Source::Longhorn => None,
+            },
+            Some(adopt.mounted),
+        ),
         Verdict::Managed(managed) => (
             Some(managed.filesystem),
             Some(managed.claim.partition_guid),
@@ -320,6 +358,7 @@ pub fn row(
             .disk_name()
             .map(|name| format!("{mount_root}/{name}")),
         mounted,
+        read_only,
         filesystem: filesystem.map(crate::units::Filesystem::name),
         partition_guid: guid.map(|guid| guid.to_string()),
         operation: operation.cloned(),

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::{
+    ffi::CString,
     fs::File,
     io,
     os::{
@@ -15,7 +16,7 @@ use std::{
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-use nix::{ioctl_read, ioctl_read_bad, ioctl_write_ptr, ioctl_write_ptr_bad};
+use nix::{ioctl_none_bad, ioctl_read, ioctl_read_bad, ioctl_write_ptr, ioctl_write_ptr_bad};
 
 // linux/fs.h
 ioctl_read!(blkgetsize64, 0x12, 114, u64);
@@ -30,6 +31,36 @@ ioctl_write_ptr_bad!(blkpg, 0x1269, BlkpgArg);
 const IMMUTABLE: libc::c_long = 0x10;
 /// `BLKPG_ADD_PARTITION` of linux/blkpg.h.
 const ADD_PARTITION: libc::c_int = 1;
+
+// linux/loop.h; the first is a plain number and takes nothing.
+ioctl_none_bad!(loop_ctl_get_free, 0x4c82);
+ioctl_write_ptr_bad!(loop_configure, 0x4c0a, LoopConfig);
+
+/// `struct loop_config` of linux/loop.h, with `struct loop_info64` as the words
+/// that it is made of: 232 bytes, of which only the flags are ours to set.
+#[repr(C)]
+#[derive(Debug)]
+pub struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: [u32; 58],
+    reserved: [u64; 8],
+}
+
+/// Index of `lo_flags` among the words of `loop_info64`: after five fields of
+/// two words come `lo_number`, `lo_encrypt_type` and `lo_encrypt_key_size`.
+const LOOP_INFO_FLAGS: usize = 13;
+/// `LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR`.
+const LOOP_READ_ONLY_AUTOCLEAR: u32 = 1 | 4;
+
+// linux/mount.h
+const FSOPEN_CLOEXEC: libc::c_uint = 1;
+const FSMOUNT_CLOEXEC: libc::c_uint = 1;
+const FSCONFIG_SET_FLAG: libc::c_uint = 0;
+const FSCONFIG_SET_STRING: libc::c_uint = 1;
+const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+/// `MOUNT_ATTR_RDONLY | NOSUID | NODEV | NOEXEC`.
+const MOUNT_ATTRIBUTES: libc::c_uint = 1 | 2 | 4 | 8;
 
 #[repr(C)]
 #[derive(Debug)]
@@ -109,6 +140,100 @@ pub fn add_partition(disk: &File, number: i32, start: u64, length: u64) -> io::R
     // call; the kernel only reads them.
     unsafe { blkpg(disk.as_raw_fd(), &raw const argument) }?;
     Ok(())
+}
+
+/// Number of a loop device that nobody uses (`LOOP_CTL_GET_FREE`).
+///
+/// # Errors
+/// What the kernel answers.
+pub fn free_loop(control: &File) -> io::Result<i32> {
+    // SAFETY: the call takes no argument.
+    Ok(unsafe { loop_ctl_get_free(control.as_raw_fd()) }?)
+}
+
+/// Puts a loop device on top of a file or device (`LOOP_CONFIGURE`, Linux 5.8).
+/// It lets nobody write through it, and unbinds itself when it is closed.
+///
+/// # Errors
+/// `EBUSY` when somebody else took it.
+pub fn bind_read_only_loop(device: &File, backing: &File) -> io::Result<()> {
+    let mut config = LoopConfig {
+        fd: u32::try_from(backing.as_raw_fd())
+            .map_err(|_negative| io::Error::from(io::ErrorKind::InvalidInput))?,
+        block_size: 0,
+        info: [0; 58],
+        reserved: [0; 8],
+    };
+    if let Some(flags) = config.info.get_mut(LOOP_INFO_FLAGS) {
+        *flags = LOOP_READ_ONLY_AUTOCLEAR;
+    }
+    // SAFETY: the structure has the size and layout of linux/loop.h and
+    // outlives the call; the kernel only reads it.
+    unsafe { loop_configure(device.as_raw_fd(), &raw const config) }?;
+    Ok(())
+}
+
+/// Mounts a filesystem read-only, attached to no tree: only the descriptor
+/// leads to it, and it is gone with that (`fsopen(2)`, Linux 5.2).
+///
+/// # Errors
+/// What the kernel answers, for an option or for the filesystem.
+pub fn detached_read_only_mount(
+    filesystem: &str,
+    source: &str,
+    options: &[&str],
+) -> io::Result<OwnedFd> {
+    let text = |text: &str| CString::new(text).map_err(io::Error::other);
+    let name = text(filesystem)?;
+    // SAFETY: the string outlives the call.
+    let context =
+        descriptor(unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), FSOPEN_CLOEXEC) })?;
+    let set = |command: libc::c_uint, key: Option<&str>, value: Option<&str>| {
+        let (key, value) = (key.map(text).transpose()?, value.map(text).transpose()?);
+        let pointer =
+            |text: &Option<CString>| text.as_ref().map_or(std::ptr::null(), |t| t.as_ptr());
+        // SAFETY: both strings, where there are any, outlive the call.
+        let answer = unsafe {
+            libc::syscall(
+                libc::SYS_fsconfig,
+                context.as_raw_fd(),
+                command,
+                pointer(&key),
+                pointer(&value),
+                0,
+            )
+        };
+        if answer == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
+    set(FSCONFIG_SET_STRING, Some("source"), Some(source))?;
+    set(FSCONFIG_SET_FLAG, Some("ro"), None)?;
+    for option in options {
+        set(FSCONFIG_SET_FLAG, Some(option), None)?;
+    }
+    set(FSCONFIG_CMD_CREATE, None, None)?;
+    // SAFETY: a system call with three integers.
+    descriptor(unsafe {
+        libc::syscall(
+            libc::SYS_fsmount,
+            context.as_raw_fd(),
+            FSMOUNT_CLOEXEC,
+            MOUNT_ATTRIBUTES,
+        )
+    })
+}
+
+/// The descriptor that a system call has made, or why it has not.
+fn descriptor(answer: libc::c_long) -> io::Result<OwnedFd> {
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = i32::try_from(answer).map_err(|_large| io::Error::from(io::ErrorKind::InvalidData))?;
+    // SAFETY: the kernel has just made this descriptor and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Sets or clears the immutable flag of a file or directory.

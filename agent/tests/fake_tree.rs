@@ -227,7 +227,10 @@ impl Tree {
     fn reason(&self, name: &str) -> Reason {
         match self.verdicts().remove(name).expect("a verdict") {
             Verdict::Refused(refusal) => refusal.reason,
-            other @ (Verdict::Managed(_) | Verdict::Provision(_) | Verdict::Resume(_)) => {
+            other @ (Verdict::Managed(_)
+            | Verdict::Adopt(_)
+            | Verdict::Provision(_)
+            | Verdict::Resume(_)) => {
                 panic!("{name}: {other:?}")
             }
         }

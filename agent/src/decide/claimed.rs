@@ -10,7 +10,7 @@ use crate::{
         superblock::Progress,
         tables::Mount,
     },
-    units::Filesystem,
+    units::{DiskName, Filesystem},
 };
 
 /// What may be done with a claim that is found on a disk.
@@ -185,13 +185,26 @@ fn our_filesystem(found: &Found, claim: &Claim) -> Option<Filesystem> {
     (uuid.eq_ignore_ascii_case(&claim.id.partition_guid.to_string())).then_some(filesystem)
 }
 
+/// How it stands with the place of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The disk is mounted there.
+    pub mounted: bool,
+    /// It is, and nothing can be written to it.
+    pub read_only: bool,
+}
+
+/// Whether a disk is mounted where its name says.
+///
+/// # Errors
+/// When something else is there, or it is mounted elsewhere.
 pub(super) fn mounted_in_place(
     view: &View<'_>,
     disk: &Device,
-    claim: &Claim,
-) -> Result<bool, Refusal> {
+    name: &DiskName,
+) -> Result<Place, Refusal> {
     view.inventory.host_mounts.known()?;
-    let place = format!("{}/{}", view.policy.mount_root, claim.id.name);
+    let place = format!("{}/{name}", view.policy.mount_root);
     let partitions = view.partitions(disk);
     let holds = |mount: &Mount| {
         partitions
@@ -203,14 +216,19 @@ pub(super) fn mounted_in_place(
             let detail = format_args!("{place} is hidden below a later mount of {}", above.source);
             return Err(Refusal::new(Reason::MountPathTaken, detail));
         }
-        return if holds(there) && there.root == "/" {
-            Ok(true)
-        } else {
-            Err(Refusal::new(
+        if holds(there) && there.root == "/" {
+            return Ok(Place {
+                mounted: true,
+                read_only: there.is_read_only(),
+            });
+        }
+        // What the agent mounted of a device that is gone, it takes away first.
+        if !view.is_dead(name, there) {
+            return Err(Refusal::new(
                 Reason::MountPathTaken,
                 format_args!("{} is mounted at {place}", there.source),
-            ))
-        };
+            ));
+        }
     }
     if let Some(elsewhere) = partitions
         .iter()
@@ -222,11 +240,15 @@ pub(super) fn mounted_in_place(
             &elsewhere.mountpoint,
         ));
     }
-    if let Some(Mountpoint::Occupied) = view.inventory.mountpoints.known()?.get(&claim.id.name) {
+    let dead = view.mounted_at(&place).is_some();
+    if !dead && let Some(Mountpoint::Occupied) = view.inventory.mountpoints.known()?.get(name) {
         return Err(Refusal::new(
             Reason::MountPathTaken,
             format_args!("{place} holds files"),
         ));
     }
-    Ok(false)
+    Ok(Place {
+        mounted: false,
+        read_only: false,
+    })
 }

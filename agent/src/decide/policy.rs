@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use clap::ValueEnum;
+use serde::Deserialize;
+
 use super::rule::{Field, Rule};
 use crate::{
     approval::Token,
@@ -10,8 +13,8 @@ use crate::{
     units::{Bytes, Filesystem},
 };
 
-/// The operator's wishes, as far as they bear on decisions. All but the last
-/// two gate new disks only: a changed policy never orphans a disk of ours.
+/// The operator's wishes, as far as they bear on decisions. All but the
+/// filesystem and the mount root gate new disks only: a changed policy never orphans a disk of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// A new disk must be strictly larger than this.
@@ -32,6 +35,20 @@ pub struct Policy {
     pub filesystem: Filesystem,
     /// Directory below which disks are mounted, as the host sees it.
     pub mount_root: String,
+    /// Which disks are mounted that this node's agent has not made.
+    pub adopt: Adoption,
+    /// Name of this node, by which its claims are known.
+    pub node: String,
+}
+
+/// Which disks are mounted that this node's agent has not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Adoption {
+    /// Longhorn's disks, and those that an agent made on another node.
+    All,
+    /// None; those that were mounted here before stay.
+    None,
 }
 
 impl Default for Policy {
@@ -46,6 +63,8 @@ impl Default for Policy {
             max_formats_per_hour: None,
             filesystem: Filesystem::Ext4,
             mount_root: "/mnt/longhorn".to_owned(),
+            adopt: Adoption::All,
+            node: "unknown".to_owned(),
         }
     }
 }

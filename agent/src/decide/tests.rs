@@ -1,5 +1,6 @@
 //! Each gate by example; [`properties`] has what must hold for any inventory.
 
+mod adopted;
 mod bench;
 mod permitted;
 mod properties;
@@ -9,13 +10,16 @@ use std::{collections::BTreeMap, sync::Arc};
 use uuid::uuid;
 
 use self::bench::*;
-use super::{Claimed, Left, Managed, Provision, Reason, Resume, Verdict, claimed, shortlist};
+use super::{
+    Adoption, Claimed, Left, Managed, Provision, Reason, Resume, Verdict, claimed, shortlist,
+};
 use crate::{
     claim::{Claim, ClaimId, Geometry, Stage, Table, TableImage},
     fact::Fact,
     journal::Entry,
     observe::{
         Device, Inventory, Mountpoint, Transport,
+        longhorn_disk::LonghornDisk,
         medium::{Depth, Inside},
         signature::Signature,
         superblock::Progress,
@@ -141,6 +145,17 @@ const EXAMPLES: &[(Reason, &str, Change)] = &[
     (Reason::MountPathTaken, "sdb", |b| {
         *b = Bench::managed();
         b.mounts().push(mount(devno(8, 33), "/mnt/longhorn/sdb1"));
+    }),
+    (Reason::AnotherNode, "sdb", |b| {
+        let id = claim_id().made_on("another");
+        b.claim("sdb", id, Stage::Pending, Signature::Nothing);
+    }),
+    (Reason::NotAdopted, "sdb", |b| {
+        adopted::lodge(b, "sdb", adopted::named("sdh1"));
+        b.policy.adopt = Adoption::None;
+    }),
+    (Reason::NamelessLonghornDisk, "sdb", |b| {
+        adopted::lodge(b, "sdb", LonghornDisk::Nameless)
     }),
     (Reason::NoName, "sdaaaaaaaaaaaaaaaaaaaaaaaaa", |b| {
         b.add_blank("sdaaaaaaaaaaaaaaaaaaaaaaaaa", 48)
@@ -783,6 +798,7 @@ fn managed(mounted: bool) -> Verdict {
         claim: claim_id(),
         filesystem: Filesystem::Ext4,
         mounted,
+        read_only: false,
     })
 }
 
@@ -804,10 +820,7 @@ fn a_mounted_disk_of_ours_is_managed_even_if_the_filter_changed() {
         .push(mount(devno(8, 17), "/mnt/longhorn/sdb1"));
     bench.policy.min_size = Bytes(100 * GB);
     assert_eq!(bench.verdict("sdb"), managed(true));
-    assert_eq!(
-        shortlist(&bench.inventory, &bench.policy).get("sdb"),
-        Some(&Depth::Claim)
-    );
+    assert_eq!(depths(&bench)["sdb"], Depth::Claim);
 }
 
 #[test]
@@ -951,6 +964,11 @@ fn an_interrupted_disk_is_not_written_to_while_it_is_used_protected_or_the_syste
 // ---------------------------------------------------------------------------
 // Which disks are read.
 
+fn depths(bench: &Bench) -> BTreeMap<String, Depth> {
+    let wanted = shortlist(&bench.inventory, &bench.policy).into_iter();
+    wanted.map(|(name, wanted)| (name, wanted.depth)).collect()
+}
+
 #[test]
 fn only_disks_that_may_be_taken_or_may_be_ours_are_read() {
     let mut bench = Bench::with(|b| {
@@ -971,18 +989,12 @@ fn only_disks_that_may_be_taken_or_may_be_ours_are_read() {
         ("sdc", Depth::Claim),
     ];
     let expected = expected.map(|(name, depth)| (name.to_owned(), depth));
-    assert_eq!(
-        shortlist(&bench.inventory, &bench.policy),
-        BTreeMap::from(expected)
-    );
+    assert_eq!(depths(&bench), BTreeMap::from(expected));
     // A disk that the journal speaks of is read although it is in use.
     let geometry_fits = SIZE / 512 * 512;
     bench.dev("sdd").size = Fact::Known(geometry_fits);
     bench.inventory.journal = Fact::Known(vec![entry(claim_id(), Filesystem::Ext4)]);
-    assert_eq!(
-        shortlist(&bench.inventory, &bench.policy).get("sdd"),
-        Some(&Depth::Claim)
-    );
+    assert_eq!(depths(&bench)["sdd"], Depth::Claim);
 }
 
 // ---------------------------------------------------------------------------

@@ -7,6 +7,7 @@ use crate::{
     fact::Fact,
     observe::{
         Device, Medium,
+        longhorn_disk::{self, LonghornDisk},
         medium::{Content, Inside},
         scan::Scan,
         signature::Signature,
@@ -29,6 +30,12 @@ pub(super) fn lines(device: &Device, medium: Option<&Fact<Medium>>) -> Vec<Line>
             lines.push(("claim", shown(&medium.table, table)));
             if let Some(inside) = &medium.partition {
                 of_partition(inside, &mut lines);
+            }
+            if let Some(lodger) = &medium.lodger {
+                lines.push(("in partition", shown(&lodger.signature, signature)));
+                if let Some(longhorn) = &lodger.longhorn {
+                    lines.push((longhorn_disk::FILE, shown(longhorn, longhorn_disk)));
+                }
             }
             if let Some(content) = &medium.content {
                 of_content(content, &mut lines);
@@ -103,6 +110,17 @@ fn of_partition(inside: &Inside, lines: &mut Vec<Line>) {
         "does not know the claim"
     };
     lines.push(("journal", journalled.to_owned()));
+}
+
+fn longhorn_disk(found: &LonghornDisk) -> String {
+    match found {
+        LonghornDisk::None => "not there".to_owned(),
+        LonghornDisk::Nameless => "there, but names no disk".to_owned(),
+        LonghornDisk::Named { uuid, name } => {
+            let name = name.as_deref().unwrap_or("without a name");
+            format!("disk {uuid} ({name})")
+        }
+    }
 }
 
 fn of_content(content: &Content, lines: &mut Vec<Line>) {

@@ -3,11 +3,11 @@
 //! through one descriptor.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
     ops::{ControlFlow, Range},
     os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -16,6 +16,8 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Identity,
+    longhorn_disk::{self, LonghornDisk},
+    peek::peek,
     pieces::{Pieces, first_nonzero},
     sample::Seed,
     scan::{Scan, ZERO_END, scan},
@@ -41,6 +43,29 @@ pub struct Medium {
     pub partition: Option<Inside>,
     /// Of the whole disk, when it carries no claim and might be blank.
     pub content: Option<Content>,
+    /// What the only partition of a disk without a claim holds.
+    #[serde(default)]
+    pub lodger: Option<Lodger>,
+}
+
+/// What the only partition of a disk holds that carries no claim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lodger {
+    /// What libblkid finds in it.
+    pub signature: Fact<Signature>,
+    /// What a filesystem of a kind that Longhorn uses says of Longhorn. `None`
+    /// when there is none such, or it may not be looked into.
+    pub longhorn: Option<Fact<LonghornDisk>>,
+}
+
+/// How a filesystem is looked into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Window {
+    /// It is mounted there.
+    Mounted(PathBuf),
+    /// Nobody has mounted it.
+    Device,
 }
 
 /// What a claimed partition holds, and the space around it.
@@ -85,6 +110,16 @@ impl Inside {
 }
 
 impl Medium {
+    /// A filesystem could not be looked into. It is tried again, but not at once:
+    /// each try makes the kernel announce changes of a loop device.
+    pub fn is_worth_another_look(&self) -> bool {
+        let longhorn = self
+            .lodger
+            .as_ref()
+            .and_then(|lodger| lodger.longhorn.as_ref());
+        longhorn.is_some_and(|longhorn| longhorn.known().is_err())
+    }
+
     /// Everything that was asked for could be read, and nothing was said that
     /// may be otherwise without any event, as somebody's exclusive hold may.
     pub fn is_settled(&self) -> bool {
@@ -97,7 +132,11 @@ impl Medium {
                 && content.busy == Fact::Known(false)
         });
         let partition = self.partition.as_ref().is_none_or(Inside::is_settled);
-        self.table.known().is_ok() && content && partition
+        let lodger = self
+            .lodger
+            .as_ref()
+            .is_none_or(|lodger| lodger.signature.known().is_ok());
+        self.table.known().is_ok() && content && partition && lodger
     }
 }
 
@@ -187,6 +226,10 @@ pub struct Question<'a> {
     /// Node and number of its first partition where the kernel knows one: its
     /// cache is the one that a mount and mkfs write through.
     pub partition: Option<(&'a Path, DevNo)>,
+    /// How to look into that partition, where it may be looked into.
+    pub window: Option<&'a Window>,
+    /// Directory of device nodes.
+    pub nodes: &'a Path,
     /// How much to read.
     pub depth: Depth,
     /// Where to take the sample.
@@ -206,6 +249,10 @@ pub fn examine(disk: &File, node: &Path, geometry: Geometry, question: &Question
     };
     let content = (claim.is_none() && question.depth != Depth::Claim)
         .then(|| content(disk, node, geometry, question));
+    let lodger = match (&claim, question.partition, question.window) {
+        (None, Some((node, devno)), Some(window)) => Some(lodger(node, devno, window, question)),
+        (Some(_), _, _) | (_, None, _) | (_, _, None) => None,
+    };
     let partition = claim.map(|claim| {
         let begun = question.begun.iter().find(|begun| begun.id == claim.id);
         inside(disk, node, geometry, &claim, begun, question.partition)
@@ -214,6 +261,60 @@ pub fn examine(disk: &File, node: &Path, geometry: Geometry, question: &Question
         table,
         partition,
         content,
+        lodger,
+    }
+}
+
+/// Reads what the only partition of a disk without a claim holds.
+fn lodger(node: &Path, devno: DevNo, window: &Window, question: &Question<'_>) -> Lodger {
+    let partition = match open(node, devno) {
+        Ok(partition) => partition,
+        Err(error) => {
+            return Lodger {
+                signature: Fact::unreadable(node.display(), error),
+                longhorn: None,
+            };
+        }
+    };
+    let signature = probe(&partition, Part::Whole);
+    let filesystem = match signature.known() {
+        Ok(Signature::Found(found)) => Filesystem::from_name(&found.kind),
+        Ok(Signature::Nothing | Signature::Ambivalent) | Err(_) => None,
+    };
+    let longhorn = filesystem.map(|filesystem| {
+        let looked = match window {
+            Window::Device => peek(&partition, filesystem, question.nodes),
+            Window::Mounted(path) => read_mounted(path, devno),
+        };
+        match looked {
+            Ok(longhorn) => Fact::Known(longhorn),
+            Err(error) => Fact::unreadable(longhorn_disk::FILE, error),
+        }
+    });
+    Lodger {
+        signature,
+        longhorn,
+    }
+}
+
+/// Reads the file where its filesystem is mounted, if that is still the one.
+fn read_mounted(path: &Path, devno: DevNo) -> io::Result<LonghornDisk> {
+    let root = fs::metadata(path)?;
+    if DevNo::from_raw(root.dev()) != devno {
+        return Err(io::Error::other(format!(
+            "{} is not the mount of {devno}",
+            path.display()
+        )));
+    }
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path.join(longhorn_disk::FILE));
+    match file {
+        Ok(file) if file.metadata()?.is_file() => longhorn_disk::read(file),
+        Ok(_other) => Ok(LonghornDisk::Nameless),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(LonghornDisk::None),
+        Err(error) => Err(error),
     }
 }
 

@@ -47,7 +47,7 @@ pub enum ProvisionError {
     /// The journal was not written, so the disk was not either.
     #[error("nothing was written to the disk")]
     Journal(#[from] JournalError),
-    /// The disk may not be begun now.
+    /// The disk may not be begun now, or its name cannot be kept.
     #[error("nothing was written to the disk")]
     Ledger(#[from] LedgerError),
     /// No table for this disk.

@@ -218,6 +218,8 @@ impl LockedDisk {
             partition: partition
                 .as_ref()
                 .map(|(node, devno)| (node.as_path(), *devno)),
+            window: None,
+            nodes: &self.host.nodes(),
             depth,
             // At other places than for the decision, but each time the same.
             seed: self

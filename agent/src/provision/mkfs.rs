@@ -171,7 +171,7 @@ pub(super) fn verify(disk: &PendingDisk, filesystem: Filesystem) -> Result<(), P
     let partition = disk.partition();
     nix::unistd::fsync(partition.file().as_fd())
         .map_err(|error| ProvisionError::io("flush the new filesystem")(error.into()))?;
-    check_filesystem(partition, disk.claim(), filesystem)
+    check_filesystem(partition, disk.claim().partition_guid, filesystem)
 }
 
 #[cfg(test)]

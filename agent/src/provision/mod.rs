@@ -24,17 +24,20 @@ use serde::Serialize;
 pub use error::ProvisionError;
 pub use exclusive::{ExclusiveDisk, LockedDisk, Target};
 pub use mkfs::{Ground, Program};
+pub use mount::unmount_dead;
 pub use proof::{BlankProof, PendingProof};
 pub use table::{Partition, PendingDisk};
 
+use mount::Occupant;
+
 use crate::{
     claim::{Begun, ClaimId, Stage, TableImage},
-    decide::{Claimed, Left, Managed, Provision, Resume, Verdict, claimed},
+    decide::{Adopt, Claimed, Left, Managed, Provision, Resume, Source, Verdict, claimed},
     journal::Entry,
     observe::Host,
     state::State,
     text::chain,
-    units::Filesystem,
+    units::{DiskName, Filesystem},
 };
 
 /// What a job needs of its surroundings.
@@ -48,6 +51,8 @@ pub struct Surroundings {
     pub max_formats_per_hour: Option<u32>,
     /// Directory below which disks are mounted.
     pub mount_root: PathBuf,
+    /// Name of this node.
+    pub node: String,
 }
 
 /// Work on one disk.
@@ -59,6 +64,8 @@ pub enum Job {
     Resume(Resume),
     /// A committed disk is mounted, its commit completed where it was cut off.
     Mount(Managed),
+    /// A disk is mounted that this node's agent has not made.
+    Adopt(Adopt),
 }
 
 impl Job {
@@ -68,6 +75,7 @@ impl Job {
             Verdict::Provision(provision) => Some(Self::Provision(provision.clone())),
             Verdict::Resume(resume) => Some(Self::Resume(resume.clone())),
             Verdict::Managed(managed) => (!managed.mounted).then(|| Self::Mount(managed.clone())),
+            Verdict::Adopt(adopt) => (!adopt.mounted).then(|| Self::Adopt(adopt.clone())),
             Verdict::Refused(_) => None,
         }
     }
@@ -76,7 +84,7 @@ impl Job {
     pub fn formats(&self) -> bool {
         match self {
             Self::Provision(_) | Self::Resume(_) => true,
-            Self::Mount(_) => false,
+            Self::Mount(_) | Self::Adopt(_) => false,
         }
     }
 }
@@ -104,8 +112,8 @@ pub enum Phase {
 /// A disk that was mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mounted {
-    /// Its claim.
-    pub claim: ClaimId,
+    /// Its name.
+    pub name: DiskName,
     /// Where.
     pub path: PathBuf,
 }
@@ -185,6 +193,34 @@ pub fn execute(
                 progress,
             )
         }
+        Job::Adopt(adopt) => {
+            let disk = LockedDisk::open(target, &around.host)?;
+            progress(Phase::Proving);
+            let partition = match &adopt.from {
+                Source::Claim(id) => {
+                    match claimed(&disk.examine_claim()?).map_err(ProvisionError::NotProven)? {
+                        Claimed::Committed { id: found, .. } if found == *id => {}
+                        Claimed::Committed { .. } | Claimed::Pending { .. } => {
+                            return Err(ProvisionError::TableNotRead("another claim".to_owned()));
+                        }
+                    }
+                    table::open_partition(&disk, Stage::Committed)?
+                }
+                Source::Longhorn => table::open_only_partition(&disk)?,
+            };
+            progress(Phase::Mounting);
+            let occupant = Occupant {
+                uuid: adopt.uuid,
+                name: &adopt.name,
+                filesystem: adopt.filesystem,
+                named_by_disk: false,
+            };
+            let path = mount::mount(&disk, &partition, &occupant, around)?;
+            Ok(Mounted {
+                name: adopt.name.clone(),
+                path,
+            })
+        }
     }
 }
 
@@ -199,7 +235,7 @@ fn begin(
     let claim = provision
         .begun
         .clone()
-        .unwrap_or_else(|| ClaimId::fresh(provision.name.clone()));
+        .unwrap_or_else(|| ClaimId::fresh(provision.name.clone()).made_on(&around.node));
     let pending = TableImage::build(target.geometry(), &claim, Stage::Pending)?;
     let committed = TableImage::build(target.geometry(), &claim, Stage::Committed)?;
     let entry = Entry::new(
@@ -263,7 +299,13 @@ fn mount_committed(
     progress: &dyn Fn(Phase),
 ) -> Result<Mounted, ProvisionError> {
     progress(Phase::Mounting);
-    let path = mount::mount(disk, partition, claim, filesystem, &around.mount_root)?;
+    let occupant = Occupant {
+        uuid: claim.partition_guid,
+        name: &claim.name,
+        filesystem,
+        named_by_disk: true,
+    };
+    let path = mount::mount(disk, partition, &occupant, around)?;
     // The claim on the disk says everything from here on.
     if let Err(error) = around.state.journal.forget(claim) {
         tracing::warn!(
@@ -272,7 +314,7 @@ fn mount_committed(
         );
     }
     Ok(Mounted {
-        claim: claim.clone(),
+        name: claim.name.clone(),
         path,
     })
 }

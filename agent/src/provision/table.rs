@@ -198,6 +198,27 @@ pub(super) fn open_partition(disk: &LockedDisk, stage: Stage) -> Result<Partitio
     }
 }
 
+/// The only partition of a disk whose table is not ours.
+///
+/// # Errors
+/// When there is none, or more than one, or the first one is not it.
+pub(super) fn open_only_partition(disk: &LockedDisk) -> Result<Partition, ProvisionError> {
+    let unknown = |why: &crate::fact::Unreadable| ProvisionError::Unidentified(why.clone());
+    let names = disk.partitions()?;
+    let [name] = names.as_slice() else {
+        return Err(ProvisionError::TableNotRead(format!(
+            "{} partitions instead of one",
+            names.len()
+        )));
+    };
+    let device = device::read(disk.host(), name);
+    let devno = *device.devno.known().map_err(unknown)?;
+    let node = disk.host().node(device.devname.known().map_err(unknown)?);
+    let file = medium::open(&node, devno)
+        .map_err(ProvisionError::io(format!("open {}", node.display())))?;
+    Ok(Partition { file, node, devno })
+}
+
 /// The hand-over to mkfs.
 ///
 /// mkfs claims the partition with its own `O_EXCL`, which the kernel grants

@@ -13,6 +13,7 @@ use crate::{
     config::Mode,
     decide::Verdict,
     report::{degraded, now},
+    units::DiskName,
 };
 
 /// A named condition of `/readyz`.
@@ -141,22 +142,34 @@ fn checks(shared: &Shared) -> Vec<Check> {
     });
     // Observing, the agent mounts nothing and is ready to observe.
     let enforce = shared.settings.mode == Mode::Enforce;
-    let unmounted: Vec<String> = round
+    let absent = |disk: &String, name: &DiskName, mounted: bool, read_only: bool| {
+        if !mounted && enforce {
+            Some(format!("{name} ({disk}) is not mounted"))
+        } else {
+            read_only.then(|| format!("{name} ({disk}) is read-only"))
+        }
+    };
+    let ours = round
         .verdicts
         .iter()
         .filter_map(|(disk, verdict)| match verdict {
-            Verdict::Managed(managed) if !managed.mounted && enforce => {
-                Some(format!("{} ({disk})", managed.claim.name))
-            }
-            Verdict::Managed(_)
-            | Verdict::Provision(_)
-            | Verdict::Resume(_)
-            | Verdict::Refused(_) => None,
-        })
-        .collect();
+            Verdict::Managed(managed) => absent(
+                disk,
+                &managed.claim.name,
+                managed.mounted,
+                managed.read_only,
+            ),
+            Verdict::Adopt(adopt) => absent(disk, &adopt.name, adopt.mounted, adopt.read_only),
+            Verdict::Provision(_) | Verdict::Resume(_) | Verdict::Refused(_) => None,
+        });
+    let dead = round.dead_mounts.iter().map(|dead| {
+        let why = dead.error.as_deref().unwrap_or("its device is gone");
+        format!("{}: {why}", dead.path.display())
+    });
+    let wrong: Vec<String> = ours.chain(dead).collect();
     checks.push(Check::none_of(
         "mounts",
-        &unmounted,
+        &wrong,
         "every disk of ours is mounted",
     ));
     let broken: Vec<String> = round
@@ -168,6 +181,7 @@ fn checks(shared: &Shared) -> Vec<Check> {
             }
             Verdict::Refused(_)
             | Verdict::Managed(_)
+            | Verdict::Adopt(_)
             | Verdict::Provision(_)
             | Verdict::Resume(_) => None,
         })

@@ -224,11 +224,18 @@ const USES: &[Use] = &[
         &[(
             "provision/mount.rs",
             1,
-            "the mount that was made a moment ago",
+            "a mount that the agent made: a moment ago, or of a device that is gone",
         )],
     ),
     // The kernel.
-    ("syscall(", &[("sys.rs", 1, "pidfd_open, to wait for mkfs")]),
+    (
+        "syscall(",
+        &[(
+            "sys.rs",
+            4,
+            "pidfd_open, to wait for mkfs; fsopen, fsconfig and fsmount, read-only",
+        )],
+    ),
 ];
 
 /// Every request that is made of a device or a file, as sys.rs declares it.
@@ -239,6 +246,8 @@ const IOCTLS: &[&str] = &[
     "ioctl_read!(fs_ioc_getflags, b'f', 1, libc::c_long)",
     "ioctl_write_ptr!(fs_ioc_setflags, b'f', 2, libc::c_long)",
     "ioctl_write_ptr_bad!(blkpg, 0x1269, BlkpgArg)",
+    "ioctl_none_bad!(loop_ctl_get_free, 0x4c82)",
+    "ioctl_write_ptr_bad!(loop_configure, 0x4c0a, LoopConfig)",
 ];
 
 fn project() -> PathBuf {

@@ -55,6 +55,8 @@ impl Bench {
                 formats_last_hour: 0,
                 used_approvals: BTreeSet::new(),
                 frozen: None,
+                disks: BTreeMap::new(),
+                boot: "this boot".to_owned(),
             }),
             witness: Fact::Known(BTreeMap::new()),
         };
@@ -131,6 +133,7 @@ impl Bench {
             }),
             partition: Some(inside_of(Fact::Known(inside))),
             content: None,
+            lodger: None,
         };
         self.inventory
             .media
@@ -160,7 +163,10 @@ impl Bench {
     pub(super) fn refusal(&self, name: &str) -> Refusal {
         match self.verdict(name) {
             Verdict::Refused(refusal) => refusal,
-            taken @ (Verdict::Managed(_) | Verdict::Provision(_) | Verdict::Resume(_)) => {
+            taken @ (Verdict::Managed(_)
+            | Verdict::Adopt(_)
+            | Verdict::Provision(_)
+            | Verdict::Resume(_)) => {
                 panic!("{name} is not refused: {taken:?}")
             }
         }
@@ -173,7 +179,10 @@ impl Bench {
     pub(super) fn provision(&self, name: &str) -> Provision {
         match self.verdict(name) {
             Verdict::Provision(provision) => provision,
-            other @ (Verdict::Managed(_) | Verdict::Resume(_) | Verdict::Refused(_)) => {
+            other @ (Verdict::Managed(_)
+            | Verdict::Adopt(_)
+            | Verdict::Resume(_)
+            | Verdict::Refused(_)) => {
                 panic!("{name} is not provisioned: {other:?}")
             }
         }
@@ -302,6 +311,7 @@ pub(super) fn blank() -> Arc<Fact<Medium>> {
             approvals: Vec::new(),
             busy: Fact::Known(false),
         }),
+        lodger: None,
     }))
 }
 
