@@ -603,7 +603,7 @@ impl Reconciler {
                     );
                 }
                 Verdict::Managed(managed) => {
-                    tracing::info!(disk, verdict = "managed", name = %managed.claim.name, mounted = managed.mounted, read_only = managed.read_only, "decided");
+                    tracing::info!(disk, verdict = "managed", name = %managed.claim.name, mounted = managed.mounted, ailment = managed.ailment, "decided");
                 }
                 Verdict::Adopt(adopt) => {
                     tracing::info!(disk, verdict = "adopt", name = %adopt.name, mounted = adopt.mounted, "decided");

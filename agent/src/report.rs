@@ -165,9 +165,9 @@ pub struct Row {
     /// Whether it is mounted there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mounted: Option<bool>,
-    /// Whether nothing can be written there although it is mounted.
+    /// What is wrong with its filesystem while it is mounted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub read_only: Option<bool>,
+    pub ailment: Option<String>,
     /// Its filesystem.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filesystem: Option<&'static str>,
@@ -301,9 +301,9 @@ pub fn row(
             None
         }
     };
-    let read_only = match verdict {
-        Verdict::Managed(managed) => managed.mounted.then_some(managed.read_only),
-        Verdict::Adopt(adopt) => adopt.mounted.then_some(adopt.read_only),
+    let ailment = match verdict {
+        Verdict::Managed(managed) => managed.ailment.clone(),
+        Verdict::Adopt(adopt) => adopt.ailment.clone(),
         Verdict::Provision(_) | Verdict::Resume(_) | Verdict::Refused(_) => None,
     };
     let (filesystem, guid, mounted) = match verdict {
@@ -358,7 +358,7 @@ pub fn row(
             .disk_name()
             .map(|name| format!("{mount_root}/{name}")),
         mounted,
-        read_only,
+        ailment,
         filesystem: filesystem.map(crate::units::Filesystem::name),
         partition_guid: guid.map(|guid| guid.to_string()),
         operation: operation.cloned(),

@@ -8,13 +8,16 @@
     clippy::indexing_slicing
 )]
 
+mod adopted;
 mod contested;
 mod faulty;
 mod gates;
 mod hazards;
+mod identity;
 mod inputs;
 mod interrupted;
 mod lasting;
+mod mounts;
 mod permitted;
 mod swapped;
 mod taken;
@@ -35,6 +38,9 @@ fn main() {
     let cases = [
         taken::CASES,
         lasting::CASES,
+        identity::CASES,
+        adopted::CASES,
+        mounts::CASES,
         interrupted::CASES,
         inputs::CASES,
         permitted::CASES,

@@ -216,7 +216,7 @@ fn as_it_is(
         filesystem,
         from,
         mounted: place.mounted,
-        read_only: place.read_only,
+        ailment: place.ailment,
     }))
 }
 

@@ -186,12 +186,12 @@ fn our_filesystem(found: &Found, claim: &Claim) -> Option<Filesystem> {
 }
 
 /// How it stands with the place of a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     /// The disk is mounted there.
     pub mounted: bool,
-    /// It is, and nothing can be written to it.
-    pub read_only: bool,
+    /// It is, and something is wrong with its filesystem.
+    pub ailment: Option<String>,
 }
 
 /// Whether a disk is mounted where its name says.
@@ -219,7 +219,7 @@ pub(super) fn mounted_in_place(
         if holds(there) && there.root == "/" {
             return Ok(Place {
                 mounted: true,
-                read_only: there.is_read_only(),
+                ailment: view.inventory.ailments.get(&place).cloned(),
             });
         }
         // What the agent mounted of a device that is gone, it takes away first.
@@ -249,6 +249,6 @@ pub(super) fn mounted_in_place(
     }
     Ok(Place {
         mounted: false,
-        read_only: false,
+        ailment: None,
     })
 }

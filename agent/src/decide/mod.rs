@@ -298,7 +298,7 @@ fn ours(view: &View<'_>, disk: &Device, claim: &Claim) -> Result<Verdict, Refusa
                 claim: claim.id.clone(),
                 filesystem,
                 mounted: place.mounted,
-                read_only: place.read_only,
+                ailment: place.ailment,
             }))
         }
     }

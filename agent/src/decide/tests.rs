@@ -798,7 +798,7 @@ fn managed(mounted: bool) -> Verdict {
         claim: claim_id(),
         filesystem: Filesystem::Ext4,
         mounted,
-        read_only: false,
+        ailment: None,
     })
 }
 

@@ -34,9 +34,8 @@ pub struct Managed {
     pub filesystem: Filesystem,
     /// Mounted where it belongs.
     pub mounted: bool,
-    /// Mounted, but nothing can be written to it: the kernel makes a filesystem
-    /// read-only when it finds an error.
-    pub read_only: bool,
+    /// What is wrong with its filesystem while it is mounted.
+    pub ailment: Option<String>,
 }
 
 /// A disk that is mounted although this node's agent has not made it. It is
@@ -53,8 +52,8 @@ pub struct Adopt {
     pub from: Source,
     /// Mounted where it belongs.
     pub mounted: bool,
-    /// Mounted, but nothing can be written to it.
-    pub read_only: bool,
+    /// What is wrong with its filesystem while it is mounted.
+    pub ailment: Option<String>,
 }
 
 /// Where a disk comes from that is adopted.

@@ -78,6 +78,15 @@ impl Host {
         self.root.join("dev")
     }
 
+    /// Where the kernel counts the errors of a mounted ext4, by the name of its
+    /// device.
+    pub fn ext4_errors(&self, device: &str) -> PathBuf {
+        self.root
+            .join("sys/fs/ext4")
+            .join(device)
+            .join("errors_count")
+    }
+
     /// Device node of a block device by its name in devtmpfs.
     pub fn node(&self, devname: &str) -> PathBuf {
         self.root.join("dev").join(devname)

@@ -11,6 +11,7 @@
 //! - [`doorbell`] says that something changed and where to look, never what.
 //! - [`witness`] is a second opinion through another library; it can only veto.
 
+mod ailment;
 pub mod device;
 pub mod doorbell;
 pub mod host;
@@ -80,6 +81,10 @@ pub struct Inventory {
     pub working: BTreeSet<String>,
     /// What was begun on this host lately, and whether formatting is frozen.
     pub standing: Fact<Standing>,
+    /// What is wrong with filesystems that are mounted below the mount root, by
+    /// their mountpoint.
+    #[serde(default)]
+    pub ailments: BTreeMap<String, String>,
     /// Disks that the second witness sees in use, by kernel name.
     pub witness: Fact<BTreeMap<String, String>>,
 }

@@ -9,7 +9,9 @@ use std::{
 };
 
 use super::{
-    Device, Host, Inventory, Mountpoint, sysfs,
+    Device, Host, Inventory, Mountpoint,
+    ailment::ailment,
+    sysfs,
     tables::{Mount, read_mounts, read_swaps},
 };
 use crate::{
@@ -99,9 +101,12 @@ impl Observer {
         let again: BTreeSet<String> = stacked.difference(&self.read).cloned().collect();
         self.refresh(&again, &present);
         self.read.extend(again);
+        let host_mounts = self.mounts(&self.host.init_mountinfo());
+        let ailments = self.ailments(&host_mounts);
         Inventory {
             devices: self.devices.clone(),
-            host_mounts: self.mounts(&self.host.init_mountinfo()),
+            host_mounts,
+            ailments,
             own_mounts: self.mounts(&self.host.own_mountinfo()),
             swaps: read_swaps(&self.host.swaps()),
             udevd: udevd(&self.host),
@@ -113,6 +118,24 @@ impl Observer {
             standing: self.state.ledger.standing(),
             witness: Fact::unreadable("blockdev", "not asked"),
         }
+    }
+
+    /// What is wrong with what is mounted below the mount root.
+    fn ailments(&self, mounts: &Fact<Vec<Mount>>) -> BTreeMap<String, String> {
+        let mounts = mounts.known().map_or(&[][..], Vec::as_slice);
+        let below =
+            |mount: &&Mount| Path::new(&mount.mountpoint).parent() == Some(&self.mount_root);
+        mounts
+            .iter()
+            .filter(below)
+            .filter_map(|mount| {
+                let mut devices = self.devices.values();
+                let device = devices
+                    .find(|device| device.devno.is_known_and(|devno| *devno == mount.devno))?;
+                let ailment = ailment(&self.host, mount, &device.name)?;
+                Some((mount.mountpoint.clone(), ailment))
+            })
+            .collect()
     }
 
     /// Devices that the last pass read from sysfs.

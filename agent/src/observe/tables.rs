@@ -31,14 +31,6 @@ pub struct Mount {
     pub super_options: String,
 }
 
-impl Mount {
-    /// Nothing can be written through it: it was mounted so, or the kernel made
-    /// the filesystem read-only because of an error.
-    pub fn is_read_only(&self) -> bool {
-        self.read_only || self.super_options.split(',').any(|option| option == "ro")
-    }
-}
-
 /// One line of `/proc/swaps`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Swap {

@@ -142,24 +142,23 @@ fn checks(shared: &Shared) -> Vec<Check> {
     });
     // Observing, the agent mounts nothing and is ready to observe.
     let enforce = shared.settings.mode == Mode::Enforce;
-    let absent = |disk: &String, name: &DiskName, mounted: bool, read_only: bool| {
+    let wrong = |disk: &String, name: &DiskName, mounted: bool, ailment: &Option<String>| {
         if !mounted && enforce {
             Some(format!("{name} ({disk}) is not mounted"))
         } else {
-            read_only.then(|| format!("{name} ({disk}) is read-only"))
+            let ailment = ailment.as_ref()?;
+            Some(format!("{name} ({disk}): {ailment}"))
         }
     };
     let ours = round
         .verdicts
         .iter()
         .filter_map(|(disk, verdict)| match verdict {
-            Verdict::Managed(managed) => absent(
-                disk,
-                &managed.claim.name,
-                managed.mounted,
-                managed.read_only,
-            ),
-            Verdict::Adopt(adopt) => absent(disk, &adopt.name, adopt.mounted, adopt.read_only),
+            Verdict::Managed(managed) => {
+                let name = &managed.claim.name;
+                wrong(disk, name, managed.mounted, &managed.ailment)
+            }
+            Verdict::Adopt(adopt) => wrong(disk, &adopt.name, adopt.mounted, &adopt.ailment),
             Verdict::Provision(_) | Verdict::Resume(_) | Verdict::Refused(_) => None,
         });
     let dead = round.dead_mounts.iter().map(|dead| {

@@ -105,7 +105,7 @@ fn a_disk_of_longhorns_is_adopted_under_the_name_that_longhorn_gave_it() {
         filesystem: Filesystem::Ext4,
         from: Source::Longhorn,
         mounted: false,
-        read_only: false,
+        ailment: None,
     };
     assert_eq!(adopt(&longhorns(), "sdb"), expected);
 }
@@ -369,14 +369,13 @@ fn only_what_the_agent_mounted_of_a_device_that_is_gone_is_dead() {
 }
 
 #[test]
-fn a_filesystem_that_the_kernel_made_read_only_is_noticed() {
+fn what_is_wrong_with_the_filesystem_of_a_mounted_disk_is_told_with_it() {
     let mut bench = Bench::managed();
-    bench
-        .mounts()
-        .push(mount(devno(8, 17), "/mnt/longhorn/sdb1"));
-    assert!(!managed(&bench, "sdb").read_only);
-    if let Some(mount) = bench.mounts().last_mut() {
-        mount.super_options = "ro,errors=remount-ro".to_owned();
-    }
-    assert!(managed(&bench, "sdb").read_only);
+    let place = "/mnt/longhorn/sdb1";
+    let stopped = "the kernel has stopped writing to it (ro)".to_owned();
+    let ailments = &mut bench.inventory.ailments;
+    ailments.insert(place.to_owned(), stopped.clone());
+    assert_eq!(managed(&bench, "sdb").ailment, None);
+    bench.mounts().push(mount(devno(8, 17), place));
+    assert_eq!(managed(&bench, "sdb").ailment, Some(stopped));
 }

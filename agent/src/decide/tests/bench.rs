@@ -58,6 +58,7 @@ impl Bench {
                 disks: BTreeMap::new(),
                 boot: "this boot".to_owned(),
             }),
+            ailments: BTreeMap::new(),
             witness: Fact::Known(BTreeMap::new()),
         };
         let policy = Policy::default();
