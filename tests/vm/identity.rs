@@ -73,7 +73,7 @@ fn other_bus(lab: &Lab) -> Result<()> {
 }
 
 fn clones(lab: &Lab) -> Result<()> {
-    let mut off = used(lab, "clones", "k3s1")?;
+    let off = used(lab, "clones", "k3s1")?;
     let original = off.disk_path("alpha")?;
     let copy = original.with_file_name("copy.img");
     let copied = Command::new("cp")
@@ -81,8 +81,15 @@ fn clones(lab: &Lab) -> Result<()> {
         .args([&original, &copy])
         .status()?;
     ensure!(copied.success(), "not copied");
-    off = off.attach(Disk::scsi("beta").file(&copy));
+    // Of two that appear one after the other the first is mounted, as long as
+    // nobody can know of the second: here both are there before the agent.
     let mut node = Node::again(off)?;
+    node.wait_mounted(&["/mnt/longhorn/vdb1"])?;
+    node.vm
+        .sh("systemctl stop disk-discovery && umount /mnt/longhorn/vdb1")?;
+    node.vm.plug(Disk::scsi("beta").file(&copy))?;
+    node.vm.settle()?;
+    node.start_agent()?;
     for device in ["vdb", "sda"] {
         node.wait_refused(device, "duplicate-identity")?;
     }

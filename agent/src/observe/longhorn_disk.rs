@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Name of the file at the root of the filesystem.
 pub const FILE: &str = "longhorn-disk.cfg";
@@ -31,14 +32,6 @@ pub enum LonghornDisk {
     },
 }
 
-#[derive(Deserialize)]
-struct Fields {
-    #[serde(rename = "diskUUID")]
-    uuid: Option<String>,
-    #[serde(rename = "diskName")]
-    name: Option<String>,
-}
-
 /// Reads what an open file says.
 ///
 /// # Errors
@@ -51,13 +44,14 @@ pub fn read(file: File) -> io::Result<LonghornDisk> {
 
 /// What the contents of the file say.
 pub fn parse(bytes: &[u8]) -> LonghornDisk {
-    let Ok(fields) = serde_json::from_slice::<Fields>(bytes) else {
+    let Ok(Value::Object(fields)) = serde_json::from_slice(bytes) else {
         return LonghornDisk::Nameless;
     };
-    match fields.uuid.filter(|uuid| !uuid.trim().is_empty()) {
+    let text = |key| fields.get(key).and_then(Value::as_str).map(str::to_owned);
+    match text("diskUUID").filter(|uuid| !uuid.trim().is_empty()) {
         Some(uuid) => LonghornDisk::Named {
             uuid,
-            name: fields.name,
+            name: text("diskName"),
         },
         None => LonghornDisk::Nameless,
     }
@@ -87,6 +81,8 @@ mod tests {
             r#"{"diskUUID":null}"#,
             "",
             "[]",
+            r#"["a","b"]"#,
+            r#"{"diskUUID":7}"#,
             "{",
         ] {
             assert_eq!(parse(text.as_bytes()), LonghornDisk::Nameless, "{text}");
