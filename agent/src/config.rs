@@ -124,6 +124,10 @@ pub struct Options {
     #[arg(long, env = "DISK_DISCOVERY_FILESYSTEM", value_enum)]
     #[serde(deserialize_with = "present")]
     pub filesystem: Option<Filesystem>,
+    /// Whether disks of ours that were enlarged are grown, with partition and filesystem [default: true]
+    #[arg(long, env = "DISK_DISCOVERY_GROW", value_name = "BOOL")]
+    #[serde(deserialize_with = "present")]
+    pub grow: Option<bool>,
     /// Directory below which disks are mounted [default: /mnt/longhorn]
     #[arg(long, env = "DISK_DISCOVERY_MOUNT_ROOT", value_name = "DIR")]
     #[serde(deserialize_with = "present")]
@@ -291,6 +295,7 @@ impl Options {
             max_disks: self.max_disks.or(lower.max_disks),
             max_formats_per_hour: self.max_formats_per_hour.or(lower.max_formats_per_hour),
             filesystem: self.filesystem.or(lower.filesystem),
+            grow: self.grow.or(lower.grow),
             mount_root: self.mount_root.or(lower.mount_root),
             state_dir: self.state_dir.or(lower.state_dir),
             host_root: self.host_root.or(lower.host_root),
@@ -392,6 +397,7 @@ impl Options {
                 max_disks: self.max_disks.and_then(|limit| limit.0),
                 max_formats_per_hour: self.max_formats_per_hour.and_then(|limit| limit.0),
                 filesystem: self.filesystem.unwrap_or(defaults.filesystem),
+                grow: self.grow.unwrap_or(defaults.grow),
                 mount_root: mount_root_text,
             },
             mount_root,
@@ -503,7 +509,7 @@ mod tests {
         let settings = from_yaml(
             "mode: enforce\nmin-size: 20GiB\nallow:\n  - transport: usb\n    serial: 0042\n  - size: '>1TB'\ndeny:\n  - removable: true\n\
              approve:\n  - approve-0123456789abcdef-0123456789abcdef0123456789abcdef\n\
-             max-disks: 12\nmax-formats-per-hour: 4\nfilesystem: xfs\nmount-root: /srv/disks/\nstate-dir: /var/lib/x\n\
+             max-disks: 12\nmax-formats-per-hour: 4\nfilesystem: xfs\ngrow: false\nmount-root: /srv/disks/\nstate-dir: /var/lib/x\n\
              host-root: /host\ninterval: 5m\nlisten: 127.0.0.1:1\nparallel: 2\nallow-loop: true\n\
              log-format: json\nlog: debug\nnode-name: k3s2\n\
              longhorn: off\nlonghorn-namespace: storage\n",
@@ -521,6 +527,7 @@ mod tests {
         assert_eq!(settings.policy.approvals.len(), 1);
         assert_eq!(settings.policy.max_disks, Some(12));
         assert_eq!(settings.policy.max_formats_per_hour, Some(4));
+        assert!(!settings.policy.grow);
         assert_eq!(settings.interval, Duration::from_mins(5));
         assert_eq!(settings.node_name, "k3s2");
         assert_eq!(settings.longhorn, Longhorn::Off);

@@ -26,7 +26,7 @@ use crate::{
         Dirty, Inventory, Observer, device,
         doorbell::{MountBell, UeventBell},
     },
-    provision::{self, Job, Mounted, Phase, ProvisionError, Surroundings, Target},
+    provision::{self, Done, Job, Phase, ProvisionError, Surroundings, Target},
     report::{Operation, Round, RoundCost, now},
     state::State,
     sys,
@@ -500,7 +500,7 @@ impl Reconciler {
                     );
                 }
                 Verdict::Managed(managed) => {
-                    tracing::info!(disk, verdict = "managed", name = %managed.claim.name, mounted = managed.mounted, "decided");
+                    tracing::info!(disk, verdict = "managed", name = %managed.claim.name, mounted = managed.mounted, growth = managed.growth.as_ref().map(ToString::to_string), "decided");
                 }
                 Verdict::Provision(provision) => {
                     tracing::info!(disk, verdict = "provision", name = %provision.name, "decided");
@@ -549,10 +549,14 @@ impl Reconciler {
 }
 
 /// Logs how a job ended; why it failed, if it did.
-fn told(disk: &str, result: Result<Mounted, ProvisionError>) -> Option<String> {
+fn told(disk: &str, result: Result<Done, ProvisionError>) -> Option<String> {
     match result {
-        Ok(mounted) => {
+        Ok(Done::Mounted(mounted)) => {
             tracing::info!(disk, name = %mounted.claim.name, path = %mounted.path.display(), "mounted");
+            None
+        }
+        Ok(Done::Grown(grown)) => {
+            tracing::info!(disk, name = %grown.claim.name, path = %grown.path.display(), bytes = grown.bytes, "grown");
             None
         }
         Err(error) => {

@@ -1,12 +1,12 @@
 //! What the agent last saw and does, in the form that is shown.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{collections::BTreeMap, fmt, time::SystemTime};
 
 use serde::Serialize;
 
 use crate::{
     config::Mode,
-    decide::{Verdict, VerdictKind},
+    decide::{Growth, Verdict, VerdictKind},
     fact::Fact,
     longhorn::View,
     observe::{Device, Inventory, Transport},
@@ -150,12 +150,60 @@ pub struct Row {
     /// Its filesystem.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filesystem: Option<&'static str>,
+    /// What becomes of room that it has and does not use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth: Option<GrowthRow>,
     /// GUID of the partition and UUID of the filesystem.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partition_guid: Option<String>,
     /// Work that is going on or failed last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,
+}
+
+/// What becomes of unused room on a disk of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GrowthRow {
+    /// `due` or `withheld`.
+    pub state: &'static str,
+    /// Code of what withholds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// Particulars of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// What it means.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<&'static str>,
+}
+
+impl From<&Growth> for GrowthRow {
+    fn from(growth: &Growth) -> Self {
+        match growth {
+            Growth::Due => Self {
+                state: "due",
+                reason: None,
+                detail: None,
+                explanation: None,
+            },
+            Growth::Withheld(withheld) => Self {
+                state: "withheld",
+                reason: Some(withheld.obstacle.code()),
+                detail: (!withheld.detail.is_empty()).then(|| withheld.detail.clone()),
+                explanation: Some(withheld.obstacle.explanation()),
+            },
+        }
+    }
+}
+
+impl fmt::Display for GrowthRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reason {
+            None => f.write_str("to be grown"),
+            Some(reason) => write!(f, "not grown ({reason})"),
+        }
+    }
 }
 
 impl Round {
@@ -277,6 +325,10 @@ pub fn row(
         Verdict::Refused(refusal) => Some(refusal),
         Verdict::Managed(_) | Verdict::Provision(_) | Verdict::Resume(_) => None,
     };
+    let growth = match verdict {
+        Verdict::Managed(managed) => managed.growth.as_ref().map(GrowthRow::from),
+        Verdict::Provision(_) | Verdict::Resume(_) | Verdict::Refused(_) => None,
+    };
     let (filesystem, guid, mounted) = match verdict {
         Verdict::Managed(managed) => (
             Some(managed.filesystem),
@@ -321,6 +373,7 @@ pub fn row(
             .map(|name| format!("{mount_root}/{name}")),
         mounted,
         filesystem: filesystem.map(crate::units::Filesystem::name),
+        growth,
         partition_guid: guid.map(|guid| guid.to_string()),
         operation: operation.cloned(),
     }

@@ -11,6 +11,7 @@
 mod contested;
 mod faulty;
 mod gates;
+mod grown;
 mod hazards;
 mod inputs;
 mod interrupted;
@@ -43,6 +44,7 @@ fn main() {
         contested::CASES,
         swapped::CASES,
         faulty::CASES,
+        grown::CASES,
     ]
     .concat();
     if arguments.list {
@@ -62,6 +64,15 @@ fn main() {
 fn host(program: &str, arguments: &[&str], file: &Path) -> Result<()> {
     let mut command = Command::new(program);
     let ended = command.args(arguments).arg(file).output()?;
+    ensure!(ended.status.success(), "{command:?}: {ended:?}");
+    Ok(())
+}
+
+/// The same for a program that wants a word in front of the file.
+fn host_to(program: &str, arguments: &[&str], before: &str, file: &Path) -> Result<()> {
+    let last = format!("{before}{}", file.display());
+    let mut command = Command::new(program);
+    let ended = command.args(arguments).arg(last).output()?;
     ensure!(ended.status.success(), "{command:?}: {ended:?}");
     Ok(())
 }

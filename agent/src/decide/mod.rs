@@ -3,6 +3,7 @@
 
 mod claimed;
 mod gates;
+mod growth;
 mod limits;
 mod names;
 mod policy;
@@ -17,6 +18,7 @@ mod volumes;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use claimed::{Claimed, Left, claimed};
+pub use growth::{Growth, Obstacle, Withheld, room};
 pub use policy::Policy;
 pub use reason::{Reason, Refusal};
 pub use rule::{BadRule, Rule};
@@ -256,10 +258,12 @@ fn ours(view: &View<'_>, disk: &Device, claim: &Claim) -> Result<Verdict, Refusa
         }
         Claimed::Committed { filesystem, .. } => {
             let mounted = mounted_in_place(view, disk, claim)?;
+            let growth = growth::growth(view, disk, medium, &claim.id, mounted);
             Ok(Verdict::Managed(Managed {
                 claim: claim.id.clone(),
                 filesystem,
                 mounted,
+                growth,
             }))
         }
     }

@@ -138,6 +138,9 @@ reasons! {
     FilesystemDamaged, "filesystem-damaged",
         "It is ours, but the filesystem that belongs in it is not found; it is never formatted again.",
         "Check the filesystem by hand, with fsck from a copy if the data matters.";
+    DiskShrunk, "disk-shrunk",
+        "It is ours, but smaller than its partition table says, so a part of it is missing.",
+        "Give it its size back; what is on it is not touched meanwhile.";
     MountedElsewhere, "mounted-elsewhere",
         "It is ours, but mounted at another place.",
         "Unmount it there, and the agent mounts it where it belongs.";
@@ -156,6 +159,7 @@ impl Reason {
             Self::DuplicateIdentity,
             Self::ClaimDamaged,
             Self::FilesystemDamaged,
+            Self::DiskShrunk,
             Self::MountedElsewhere,
             Self::MountPathTaken,
         ]

@@ -1,6 +1,7 @@
 //! Each gate by example; [`properties`] has what must hold for any inventory.
 
 mod bench;
+mod growth;
 mod permitted;
 mod properties;
 
@@ -11,7 +12,7 @@ use uuid::uuid;
 use self::bench::*;
 use super::{Claimed, Left, Managed, Provision, Reason, Resume, Verdict, claimed, shortlist};
 use crate::{
-    claim::{Claim, ClaimId, Geometry, Stage, Table, TableImage},
+    claim::{Claim, ClaimId, Geometry, Resized, Stage, Table, TableImage},
     fact::Fact,
     journal::Entry,
     observe::{
@@ -133,6 +134,10 @@ const EXAMPLES: &[(Reason, &str, Change)] = &[
     }),
     (Reason::FilesystemDamaged, "sdb", |b| {
         b.claim("sdb", claim_id(), Stage::Committed, Signature::Nothing)
+    }),
+    (Reason::DiskShrunk, "sdb", |b| {
+        *b = Bench::managed();
+        b.resized("sdb", false, Resized::Shrunk { from: 2 * SIZE });
     }),
     (Reason::MountedElsewhere, "sdb", |b| {
         *b = Bench::managed();
@@ -780,6 +785,7 @@ fn when_every_numbered_name_is_taken_the_disk_is_refused() {
 
 fn managed(mounted: bool) -> Verdict {
     Verdict::Managed(Managed {
+        growth: None,
         claim: claim_id(),
         filesystem: Filesystem::Ext4,
         mounted,
@@ -924,6 +930,7 @@ fn an_interrupted_disk_with_other_data_beside_the_claim_is_left_alone() {
             },
             whole,
             only_ours: false,
+            resized: None,
         });
         assert_eq!(bench.reason("sdb"), Reason::ClaimDamaged, "{whole}");
     }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::Refusal;
+use super::{Growth, Refusal};
 use crate::{
     approval::Token,
     claim::ClaimId,
@@ -31,6 +31,8 @@ pub struct Managed {
     pub filesystem: Filesystem,
     /// Mounted where it belongs.
     pub mounted: bool,
+    /// What becomes of room that it has and does not use.
+    pub growth: Option<Growth>,
 }
 
 /// A disk that may be provisioned.

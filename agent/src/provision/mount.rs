@@ -73,6 +73,34 @@ pub(super) fn mount(
     Err(not_seen(&place, host.last()))
 }
 
+/// Where the partition of a committed claim is mounted: at its place, as this
+/// process sees it and as the host does.
+///
+/// # Errors
+/// When it is not, or cannot be told.
+pub(super) fn shown_at(
+    locked: &LockedDisk,
+    partition: &Partition,
+    claim: &ClaimId,
+    mount_root: &Path,
+) -> Result<PathBuf, ProvisionError> {
+    let place = mount_root.join(claim.name.as_str());
+    let host = mounts_at(&locked.host().init_mountinfo(), &place)?.pop();
+    let own = mounted_at(&place)?;
+    let ours = |mount: &Option<Mount>| {
+        let mount = mount.as_ref();
+        mount.is_some_and(|mount| mount.devno == partition.devno() && mount.root == "/")
+    };
+    if ours(&host) && ours(&own) {
+        Ok(place)
+    } else {
+        Err(not_seen(
+            &place,
+            host.as_ref().filter(|_| !ours(&host)).or(own.as_ref()),
+        ))
+    }
+}
+
 fn not_seen(place: &Path, there: Option<&Mount>) -> ProvisionError {
     ProvisionError::MountNotSeen {
         path: place.to_owned(),

@@ -151,8 +151,8 @@ const USES: &[Use] = &[
             ),
             (
                 "provision/exclusive.rs",
-                1,
-                "the disk, held by O_EXCL, inside ExclusiveDisk",
+                2,
+                "the disk, held by O_EXCL, inside ExclusiveDisk; or a mounted disk of ours, for the table on both sides of its partition",
             ),
         ],
     ),
@@ -238,7 +238,12 @@ const IOCTLS: &[&str] = &[
     "ioctl_read_bad!(blksszget, libc::BLKSSZGET, libc::c_int)",
     "ioctl_read!(fs_ioc_getflags, b'f', 1, libc::c_long)",
     "ioctl_write_ptr!(fs_ioc_setflags, b'f', 2, libc::c_long)",
+    // Adds a partition, and gives one another length.
     "ioctl_write_ptr_bad!(blkpg, 0x1269, BlkpgArg)",
+    // Of a mounted filesystem of ours: it takes blocks that its partition has.
+    "ioctl_write_ptr!(ext4_resize_fs, b'f', 16, u64)",
+    "ioctl_read!(xfs_fsgeometry, b'X', 100, XfsGeometry)",
+    "ioctl_write_ptr!(xfs_growfs_data, b'X', 110, XfsGrowth)",
 ];
 
 fn project() -> PathBuf {
