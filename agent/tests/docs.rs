@@ -15,7 +15,7 @@ use std::{
 use clap::Args;
 use disk_discovery::{
     config::{Options, Settings},
-    decide::Reason,
+    decide::{Obstacle, Reason},
     observe::{Dirty, Host, Observer},
     report::degraded,
     state::State,
@@ -112,6 +112,17 @@ fn every_reason_is_explained_word_for_word_and_no_other() {
     }
     let codes = Reason::ALL.iter().map(|reason| reason.code().to_owned());
     assert_eq!(first_cells(&rows), codes.collect::<BTreeSet<_>>());
+}
+
+#[test]
+fn every_obstacle_to_growing_is_explained_word_for_word() {
+    let text = text_of("docs/operating.md");
+    let rows = chapter(&text, "## HTTP endpoints");
+    for obstacle in Obstacle::ALL {
+        let row = format!("| `{}` | {} | ", obstacle.code(), obstacle.explanation());
+        let there = rows.iter().any(|line| line.starts_with(&row));
+        assert!(there, "not there: {row}");
+    }
 }
 
 #[test]

@@ -144,10 +144,8 @@ fn while_used(lab: &Lab) -> Result<()> {
         node.wait_logged(&["grown", disk])?;
     }
     // New inode tables are zeroed for minutes, which is not what is counted here.
-    node.vm.sh(
-        "kill $(cat /run/writers)
-         for d in sda1 vdb1; do mount -o remount,noinit_itable /mnt/longhorn/$d; done",
-    )?;
+    node.vm.sh("kill $(cat /run/writers)
+         for d in sda1 vdb1; do mount -o remount,noinit_itable /mnt/longhorn/$d; done")?;
     node.vm.sh("systemctl stop disk-discovery")?;
     let counters = node.wait_quiet()?;
     node.start_agent()?;

@@ -151,14 +151,16 @@ impl GrowProof {
                 .map_err(ProvisionError::io("ask for the filesystem's size"))
         };
         let before = ask()?;
-        let blocks = length.checked_div(u64::from(before.block)).unwrap_or(0);
-        let grown = match self.filesystem {
-            Filesystem::Ext4 => sys::grow_ext4(&self.mount, blocks),
-            // Inodes keep the share that they have.
-            Filesystem::Xfs => sys::xfs_size(&self.mount)
-                .and_then(|size| sys::grow_xfs(&self.mount, blocks, size.inodes_percent)),
-        };
-        grown.map_err(ProvisionError::io("grow the filesystem"))?;
+        for bytes in steps(before.bytes, length) {
+            let blocks = bytes.checked_div(u64::from(before.block)).unwrap_or(0);
+            let grown = match self.filesystem {
+                Filesystem::Ext4 => sys::grow_ext4(&self.mount, blocks),
+                // Inodes keep the share that they have.
+                Filesystem::Xfs => sys::xfs_size(&self.mount)
+                    .and_then(|size| sys::grow_xfs(&self.mount, blocks, size.inodes_percent)),
+            };
+            grown.map_err(ProvisionError::io("grow the filesystem"))?;
+        }
         let after = ask()?;
         if length.saturating_sub(after.bytes) >= after.slack {
             return Err(ProvisionError::NotGrown {
@@ -170,6 +172,19 @@ impl GrowProof {
     }
 }
 
+/// Bytes that a filesystem takes in one go. While the kernel grows it, no signal
+/// ends the agent: a large disk is grown piece by piece.
+const STEP: u64 = 128 << 30;
+
+/// Sizes on the way from one to the other, which is the last.
+fn steps(from: u64, to: u64) -> impl Iterator<Item = u64> {
+    let first = from / STEP + 1;
+    let whole = (first..).map(|step| step.saturating_mul(STEP));
+    whole
+        .take_while(move |size| *size < to)
+        .chain(std::iter::once(to))
+}
+
 /// A disk that was grown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grown {
@@ -179,4 +194,18 @@ pub struct Grown {
     pub path: PathBuf,
     /// Bytes of its filesystem.
     pub bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filesystem_is_grown_in_steps_up_to_the_whole_partition() {
+        let all = |from, to| steps(from, to).collect::<Vec<_>>();
+        assert_eq!(all(12 << 30, 24 << 30), [24 << 30]);
+        assert_eq!(all(24 << 30, 24 << 30), [24 << 30]);
+        assert_eq!(all(STEP - 1, STEP + 1), [STEP, STEP + 1]);
+        assert_eq!(all(STEP, 3 * STEP), [2 * STEP, 3 * STEP]);
+    }
 }

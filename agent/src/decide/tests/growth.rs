@@ -130,7 +130,7 @@ fn a_table_that_another_program_has_changed_is_not_completed() {
 }
 
 /// An obstacle, and what brings it about.
-const EXAMPLES: &[(Obstacle, fn(&mut Bench))] = &[
+const EXAMPLES: &[(Obstacle, Change)] = &[
     (Obstacle::Off, |b| b.policy.grow = false),
     (Obstacle::Frozen, |b| {
         b.standing().frozen = Some("moving house".to_owned())
