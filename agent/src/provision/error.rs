@@ -41,6 +41,9 @@ pub enum ProvisionError {
     /// The space that a disk of ours was to gain cannot be taken.
     #[error("not grown: {0}")]
     NoRoom(Withheld),
+    /// Table, partition and filesystem are as large as they can be.
+    #[error("nothing is left to grow")]
+    NothingToGrow,
     /// The filesystem is smaller than its partition after it was grown.
     #[error("the filesystem has {bytes} bytes after it was grown, of {room}")]
     NotGrown {

@@ -119,14 +119,19 @@ impl GrowProof {
         let geometry = self.disk.target().geometry();
         let range = partition_range(geometry)
             .ok_or_else(|| ProvisionError::TableNotRead("no room for a partition".to_owned()))?;
-        if !self.whole {
-            complete_table(&self.disk, &self.claim)?;
-        }
         let length = range.end - range.start;
         let size = |file: &File| {
             sys::device_size(file).map_err(ProvisionError::io("ask for the partition's size"))
         };
         let known = size(self.partition.file())?;
+        let before = self.extent()?;
+        // A decision that comes again and again for nothing must not spin.
+        if self.whole && known == length && length.saturating_sub(before.bytes) < before.slack {
+            return Err(ProvisionError::NothingToGrow);
+        }
+        if !self.whole {
+            complete_table(&self.disk, &self.claim)?;
+        }
         if known < length {
             sys::resize_partition(self.disk.locked_file(), 1, range.start, length).map_err(
                 ProvisionError::io("tell the kernel of the partition's size"),
@@ -137,7 +142,7 @@ impl GrowProof {
             let detail = format!("the kernel has {known} bytes of {length}");
             return Err(ProvisionError::TableNotRead(detail));
         }
-        let extent = self.grow_filesystem(length)?;
+        let extent = self.grow_filesystem(before, length)?;
         Ok(Grown {
             claim: self.claim,
             path: self.place,
@@ -145,12 +150,12 @@ impl GrowProof {
         })
     }
 
-    fn grow_filesystem(&self, length: u64) -> Result<Extent, ProvisionError> {
-        let ask = || {
-            extent(self.partition.file(), &self.mount, self.filesystem)
-                .map_err(ProvisionError::io("ask for the filesystem's size"))
-        };
-        let before = ask()?;
+    fn extent(&self) -> Result<Extent, ProvisionError> {
+        extent(self.partition.file(), &self.mount, self.filesystem)
+            .map_err(ProvisionError::io("ask for the filesystem's size"))
+    }
+
+    fn grow_filesystem(&self, before: Extent, length: u64) -> Result<Extent, ProvisionError> {
         for bytes in steps(before.bytes, length) {
             let blocks = bytes.checked_div(u64::from(before.block)).unwrap_or(0);
             let grown = match self.filesystem {
@@ -161,7 +166,7 @@ impl GrowProof {
             };
             grown.map_err(ProvisionError::io("grow the filesystem"))?;
         }
-        let after = ask()?;
+        let after = self.extent()?;
         if length.saturating_sub(after.bytes) >= after.slack {
             return Err(ProvisionError::NotGrown {
                 bytes: after.bytes,
