@@ -22,6 +22,7 @@ use crate::{
     decide::{Reason, Verdict},
     longhorn::{self, LonghornSettings, View},
     look::{Look, Seen},
+    mount_unit::MountUnits,
     observe::{
         Dirty, Inventory, Observer, device,
         doorbell::{MountBell, UeventBell},
@@ -83,6 +84,8 @@ pub struct Reconciler {
     rounds: u64,
     /// What Longhorn has registered on this node, as last heard.
     longhorn: watch::Receiver<View>,
+    /// Units by which systemd mounts the disks, where they are asked for.
+    mount_units: Option<MountUnits>,
 }
 
 impl Reconciler {
@@ -111,6 +114,10 @@ impl Reconciler {
             udev_waits: 0,
             rounds: 0,
             longhorn: watch_longhorn(&settings),
+            mount_units: settings
+                .mount_units
+                .clone()
+                .map(|directory| MountUnits::in_directory(directory, settings.mount_root.clone())),
             settings,
         };
         (reconciler, rounds)
@@ -263,6 +270,9 @@ impl Reconciler {
         if self.settings.mode == Mode::Enforce {
             self.forget_finished(&inventory, &verdicts);
             self.start_jobs(&inventory, &verdicts, may_format);
+            if let Some(units) = &mut self.mount_units {
+                units.keep(&verdicts, full);
+            }
         }
         self.verdicts.clone_from(&verdicts);
         let cost = RoundCost {
@@ -281,6 +291,7 @@ impl Reconciler {
             operations,
             cost,
             longhorn,
+            mount_units: self.mount_units.as_ref().map(MountUnits::problems),
         })));
         if full {
             sys::return_free_memory();

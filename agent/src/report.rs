@@ -29,6 +29,8 @@ pub struct Round {
     pub cost: RoundCost,
     /// What Longhorn has registered on this node.
     pub longhorn: View,
+    /// Why a mounted disk has no unit of systemd; absent where none is wanted.
+    pub mount_units: Option<Vec<String>>,
 }
 
 /// What a round cost.

@@ -208,6 +208,8 @@ fn the_example_configuration_is_read_and_shows_the_defaults() {
     // The default is to have no rule, which takes what this one takes.
     assert_eq!(shown.policy.allow.len(), 1);
     shown.policy.allow.clear();
+    // Nor is there a unit by default.
+    assert!(shown.mount_units.take().is_some());
     assert_eq!(shown, as_it_is);
 }
 

@@ -55,7 +55,7 @@ fn fill(node: &mut Node, path: &str) -> Result<()> {
 fn identity(node: &mut Node, device: &str, path: &str) -> Result<String> {
     node.vm.sh(&format!(
         "cd {path} && sha256sum --quiet -c sums && cat sums
-         lsblk -dnro PARTUUID,PARTLABEL /dev/{device}; blkid -p -o value -s UUID /dev/{device}"
+         udevadm settle; lsblk -dnro PARTUUID,PARTLABEL /dev/{device}; blkid -p -o value -s UUID /dev/{device}"
     ))
 }
 

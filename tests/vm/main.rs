@@ -16,6 +16,7 @@ mod hazards;
 mod inputs;
 mod interrupted;
 mod lasting;
+mod mount_units;
 mod permitted;
 mod swapped;
 mod taken;
@@ -45,6 +46,7 @@ fn main() {
         swapped::CASES,
         faulty::CASES,
         grown::CASES,
+        mount_units::CASES,
     ]
     .concat();
     if arguments.list {

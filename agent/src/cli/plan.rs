@@ -49,6 +49,7 @@ pub(super) fn plan(settings: Settings, output: Output) -> ExitCode {
         operations: BTreeMap::new(),
         cost,
         longhorn: View::Off,
+        mount_units: None,
     };
     let report = || {
         round.report(

@@ -129,8 +129,11 @@ impl GrowProof {
         if self.whole && known == length && length.saturating_sub(before.bytes) < before.slack {
             return Err(ProvisionError::NothingToGrow);
         }
+        // udevd looks again when this is closed, which is when all is done: a
+        // partition whose length is not that of the table has no links by GUID.
+        let file = self.disk.open_shared()?;
         if !self.whole {
-            complete_table(&self.disk, &self.claim)?;
+            complete_table(&self.disk, &file, &self.claim)?;
         }
         if known < length {
             sys::resize_partition(self.disk.locked_file(), 1, range.start, length).map_err(
@@ -143,6 +146,7 @@ impl GrowProof {
             return Err(ProvisionError::TableNotRead(detail));
         }
         let extent = self.grow_filesystem(before, length)?;
+        drop(file);
         Ok(Grown {
             claim: self.claim,
             path: self.place,

@@ -47,16 +47,12 @@ pub(super) fn mount(
             Err(not_seen(&place, host.as_ref()))
         };
     }
-    let (flags, options) = match filesystem {
-        Filesystem::Ext4 => (MsFlags::MS_NOATIME, Some("errors=remount-ro")),
-        Filesystem::Xfs => (MsFlags::MS_NOATIME, None),
-    };
     nix::mount::mount(
         Some(partition.node()),
         &place,
         Some(filesystem.name()),
-        flags,
-        options,
+        MsFlags::MS_NOATIME,
+        filesystem.mount_options(),
     )
     .map_err(|error| ProvisionError::io(format!("mount {}", place.display()))(error.into()))?;
     // The host must see it: a mount that stays in this container serves

@@ -132,8 +132,12 @@ pub(super) fn complete_commit(disk: &LockedDisk, claim: &ClaimId) -> Result<(), 
 /// # Errors
 /// When the ends hold anything but this claim's own tables, a write fails, or
 /// the table read back is another.
-pub(super) fn complete_table(disk: &LockedDisk, claim: &ClaimId) -> Result<(), ProvisionError> {
-    write_committed(disk, &disk.open_shared()?, claim, Stage::Committed)
+pub(super) fn complete_table(
+    disk: &LockedDisk,
+    file: &File,
+    claim: &ClaimId,
+) -> Result<(), ProvisionError> {
+    write_committed(disk, file, claim, Stage::Committed)
 }
 
 /// Writes the committed table over what is found to be this claim's own, at

@@ -128,7 +128,7 @@ const USES: &[Use] = &[
         &[(
             "durable.rs",
             1,
-            "a file of the agent's own state, not yet at its place",
+            "a file of the agent's own state, or a mount unit, not yet at its place",
         )],
     ),
     ("mmap", &[]),
@@ -147,7 +147,7 @@ const USES: &[Use] = &[
             (
                 "durable.rs",
                 1,
-                "a file of the agent's own state, not yet at its place",
+                "a file of the agent's own state, or a mount unit, not yet at its place",
             ),
             (
                 "provision/exclusive.rs",
@@ -167,7 +167,7 @@ const USES: &[Use] = &[
             (
                 "durable.rs",
                 1,
-                "a file of the agent's own state, not yet at its place",
+                "a file of the agent's own state, or a mount unit, not yet at its place",
             ),
         ],
     ),
@@ -176,7 +176,7 @@ const USES: &[Use] = &[
         &[(
             "durable.rs",
             1,
-            "a file of the agent's own state, not yet at its place",
+            "a file of the agent's own state, or a mount unit, not yet at its place",
         )],
     ),
     (".append(true)", &[]),
@@ -192,7 +192,11 @@ const USES: &[Use] = &[
     // Names.
     (
         "remove_file",
-        &[("durable.rs", 1, "a file of the agent's own state")],
+        &[(
+            "durable.rs",
+            1,
+            "a file of the agent's own state, or a mount unit with its mark",
+        )],
     ),
     (
         "remove_dir",
@@ -204,11 +208,19 @@ const USES: &[Use] = &[
     ),
     ("unlink", &[]),
     (
+        "symlink(",
+        &[(
+            "durable.rs",
+            1,
+            "what enables a mount unit, where nothing is yet",
+        )],
+    ),
+    (
         "fs::rename",
         &[(
             "durable.rs",
             1,
-            "a file of the agent's own state, once it is complete",
+            "a file of the agent's own state, or a mount unit, once it is complete",
         )],
     ),
     (
