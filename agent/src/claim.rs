@@ -9,10 +9,12 @@
 
 mod ends;
 mod inspect;
+mod resized;
 mod table;
 
 pub use ends::Ends;
-pub use inspect::{Table, inspect};
+pub use inspect::{Table, inspect, inspect_with};
+pub use resized::{Resized, earlier_geometry, is_backup_of};
 pub use table::{TableError, TableImage, partition_range};
 
 use std::collections::BTreeMap;

@@ -124,10 +124,18 @@ pub struct Options {
     #[arg(long, env = "DISK_DISCOVERY_FILESYSTEM", value_enum)]
     #[serde(deserialize_with = "present")]
     pub filesystem: Option<Filesystem>,
+    /// Whether disks of ours that were enlarged are grown, with partition and filesystem [default: true]
+    #[arg(long, env = "DISK_DISCOVERY_GROW", value_name = "BOOL")]
+    #[serde(deserialize_with = "present")]
+    pub grow: Option<bool>,
     /// Directory below which disks are mounted [default: /mnt/longhorn]
     #[arg(long, env = "DISK_DISCOVERY_MOUNT_ROOT", value_name = "DIR")]
     #[serde(deserialize_with = "present")]
     pub mount_root: Option<PathBuf>,
+    /// Directory of systemd units, usually /etc/systemd/system: each mounted disk gets a mount unit there [default: none]
+    #[arg(long, env = "DISK_DISCOVERY_MOUNT_UNITS", value_name = "DIR")]
+    #[serde(deserialize_with = "present")]
+    pub mount_units: Option<PathBuf>,
     /// Directory for the journal, on a disk that survives a reboot [default: /var/lib/disk-discovery]
     #[arg(long, env = "DISK_DISCOVERY_STATE_DIR", value_name = "DIR")]
     #[serde(deserialize_with = "present")]
@@ -187,6 +195,8 @@ pub struct Settings {
     pub policy: Policy,
     /// Where disks are mounted.
     pub mount_root: PathBuf,
+    /// Where systemd's units are, if it is to have one for each disk.
+    pub mount_units: Option<PathBuf>,
     /// Where the journal is.
     pub state_dir: PathBuf,
     /// Where the host's trees are.
@@ -295,7 +305,9 @@ impl Options {
             max_disks: self.max_disks.or(lower.max_disks),
             max_formats_per_hour: self.max_formats_per_hour.or(lower.max_formats_per_hour),
             filesystem: self.filesystem.or(lower.filesystem),
+            grow: self.grow.or(lower.grow),
             mount_root: self.mount_root.or(lower.mount_root),
+            mount_units: self.mount_units.or(lower.mount_units),
             state_dir: self.state_dir.or(lower.state_dir),
             host_root: self.host_root.or(lower.host_root),
             adopt: self.adopt.or(lower.adopt),
@@ -397,11 +409,16 @@ impl Options {
                 max_disks: self.max_disks.and_then(|limit| limit.0),
                 max_formats_per_hour: self.max_formats_per_hour.and_then(|limit| limit.0),
                 filesystem: self.filesystem.unwrap_or(defaults.filesystem),
+                grow: self.grow.unwrap_or(defaults.grow),
                 mount_root: mount_root_text,
                 adopt: self.adopt.unwrap_or(defaults.adopt),
                 node: node_name,
             },
             mount_root,
+            mount_units: match self.mount_units {
+                Some(directory) => Some(absolute("mount-units", Some(directory), "")?),
+                None => None,
+            },
             state_dir: absolute("state-dir", self.state_dir, "/var/lib/disk-discovery")?,
             host_root: absolute("host-root", self.host_root, "/")?,
             interval,
@@ -510,7 +527,7 @@ mod tests {
         let settings = from_yaml(
             "mode: enforce\nmin-size: 20GiB\nallow:\n  - transport: usb\n    serial: 0042\n  - size: '>1TB'\ndeny:\n  - removable: true\n\
              approve:\n  - approve-0123456789abcdef-0123456789abcdef0123456789abcdef\n\
-             max-disks: 12\nmax-formats-per-hour: 4\nfilesystem: xfs\nmount-root: /srv/disks/\nstate-dir: /var/lib/x\n\
+             max-disks: 12\nmax-formats-per-hour: 4\nfilesystem: xfs\ngrow: false\nmount-root: /srv/disks/\nmount-units: /etc/systemd/system/\nstate-dir: /var/lib/x\n\
              host-root: /host\ninterval: 5m\nlisten: 127.0.0.1:1\nparallel: 2\nallow-loop: true\n\
              log-format: json\nlog: debug\nnode-name: k3s2\n\
              longhorn: off\nlonghorn-namespace: storage\n",
@@ -528,6 +545,9 @@ mod tests {
         assert_eq!(settings.policy.approvals.len(), 1);
         assert_eq!(settings.policy.max_disks, Some(12));
         assert_eq!(settings.policy.max_formats_per_hour, Some(4));
+        assert!(!settings.policy.grow);
+        let units = Some(PathBuf::from("/etc/systemd/system"));
+        assert_eq!(settings.mount_units, units);
         assert_eq!(settings.interval, Duration::from_mins(5));
         assert_eq!(settings.node_name, "k3s2");
         assert_eq!(settings.longhorn, Longhorn::Off);
@@ -586,6 +606,7 @@ mod tests {
             ("mount-root: mnt\n", "mount-root", "absolute"),
             ("mount-root: /\n", "mount-root", "of its own"),
             ("state-dir: /a/../b\n", "state-dir", "absolute"),
+            ("mount-units: units\n", "mount-units", "absolute"),
             ("longhorn-namespace: a/b\n", "longhorn-namespace", "a-z"),
             ("log: loudly=very\n", "log", "debug"),
             ("log: loud\n", "log", "debug"),

@@ -94,6 +94,12 @@ impl<'a> Explanation<'a> {
             }
             text.push_str(&format!("\n  {advice}"));
         }
+        if let Some(growth) = &row.growth {
+            text.push_str(&format!("\n\n  {growth}"));
+            for more in [growth.explanation.map(str::to_owned), growth.detail.clone()] {
+                text.push_str(&more.map_or_else(String::new, |more| format!("\n  {more}")));
+            }
+        }
         text.push_str("\n\nEvidence\n");
         for (what, value) in evidence::lines(self.facts, self.medium) {
             text.push_str(&format!("  {what:<14} {value}\n"));

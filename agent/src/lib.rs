@@ -27,6 +27,7 @@ pub mod journal;
 pub mod ledger;
 pub mod longhorn;
 pub mod look;
+pub mod mount_unit;
 pub mod observe;
 pub mod provision;
 pub mod reconcile;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,6 +16,7 @@ use crate::{
         Answer, Device, Dirty, Host, Identity, Inventory, Medium, Observer, Purpose, Readers,
         medium::{self, Depth, Question, Window},
         sample::Seed,
+        tables::Mount,
         witness,
     },
     units::DevNo,
@@ -68,6 +69,8 @@ struct Asked {
     window: Option<Window>,
     begun: Vec<Begun>,
     approvals: Vec<Token>,
+    /// Where the first partition is mounted.
+    mounted: Option<PathBuf>,
 }
 
 impl Look {
@@ -190,6 +193,8 @@ impl Look {
                 window: window.clone(),
                 begun: decide::begun(inventory, device),
                 approvals: decide::open_approvals(inventory, &self.policy, device),
+                mounted: first_partition(inventory, device)
+                    .and_then(|partition| own_mount(inventory, partition)),
             };
             wanted.insert(name, asked.clone());
             let fresh = self
@@ -230,17 +235,9 @@ impl Look {
             (Err(why), _) | (_, Err(why)) => Err(why.clone()),
         };
         let place = node(disk);
-        let first_partition = inventory
-            .devices
-            .values()
-            .filter(|device| device.parent.as_ref() == Some(&disk.name))
-            .find(|device| {
-                device
-                    .partition_number
-                    .is_known_and(|number| *number == Some(1))
-            })
-            // Then it is read through the disk.
-            .and_then(|partition| node(partition).ok());
+        // Where it is not known, it is read through the disk.
+        let first_partition =
+            first_partition(inventory, disk).and_then(|partition| node(partition).ok());
         let identity = match Identity::of(disk) {
             Ok(identity) => Fact::Known(identity),
             Err(why) => Fact::Unreadable(why),
@@ -259,6 +256,7 @@ impl Look {
                     .map(|(node, devno)| (node.as_path(), *devno)),
                 window: asked.window.as_ref(),
                 nodes: &nodes,
+                mounted: asked.mounted.as_deref(),
                 depth: asked.depth,
                 seed,
                 identity: &identity,
@@ -274,6 +272,32 @@ impl Look {
             }
         }
     }
+}
+
+/// The first partition of a disk, where the kernel knows it.
+fn first_partition<'a>(inventory: &'a Inventory, disk: &Device) -> Option<&'a Device> {
+    let is_first = |device: &&Device| {
+        device.parent.as_ref() == Some(&disk.name)
+            && device
+                .partition_number
+                .is_known_and(|number| *number == Some(1))
+    };
+    inventory
+        .devices
+        .values()
+        .map(|device| &**device)
+        .find(is_first)
+}
+
+/// Where a device is mounted whole, as this process sees it.
+fn own_mount(inventory: &Inventory, device: &Device) -> Option<PathBuf> {
+    let (devno, mounts) = (
+        device.devno.known().ok()?,
+        inventory.own_mounts.known().ok()?,
+    );
+    let whole = |mount: &&Mount| mount.devno == *devno && mount.root == "/";
+    let mount = mounts.iter().rfind(whole)?;
+    Some(PathBuf::from(&mount.mountpoint))
 }
 
 /// Reads one disk.

@@ -22,11 +22,12 @@ use crate::{
     decide::{self, Reason, Verdict},
     longhorn::{self, LonghornSettings, View},
     look::{Look, Seen},
+    mount_unit::MountUnits,
     observe::{
         Dirty, Inventory, Observer, device,
         doorbell::{MountBell, UeventBell},
     },
-    provision::{self, Job, Mounted, Phase, ProvisionError, Surroundings, Target},
+    provision::{self, Done, Job, Phase, ProvisionError, Surroundings, Target},
     report::{DeadMount, Operation, Round, RoundCost, now},
     state::State,
     sys,
@@ -90,6 +91,8 @@ pub struct Reconciler {
     rounds: u64,
     /// What Longhorn has registered on this node, as last heard.
     longhorn: watch::Receiver<View>,
+    /// Units by which systemd mounts the disks, where they are asked for.
+    mount_units: Option<MountUnits>,
 }
 
 impl Reconciler {
@@ -121,6 +124,10 @@ impl Reconciler {
             udev_waits: 0,
             rounds: 0,
             longhorn: watch_longhorn(&settings),
+            mount_units: settings
+                .mount_units
+                .clone()
+                .map(|directory| MountUnits::in_directory(directory, settings.mount_root.clone())),
             settings,
         };
         (reconciler, rounds)
@@ -278,6 +285,9 @@ impl Reconciler {
             self.keep_names(&inventory, &verdicts);
             self.clear(&dead);
             self.start_jobs(&inventory, &verdicts, &dead, may_format);
+            if let Some(units) = &mut self.mount_units {
+                units.keep(&verdicts, full);
+            }
         }
         self.verdicts.clone_from(&verdicts);
         let cost = RoundCost {
@@ -298,6 +308,7 @@ impl Reconciler {
             dead_mounts,
             cost,
             longhorn,
+            mount_units: self.mount_units.as_ref().map(MountUnits::problems),
         })));
         if full {
             sys::return_free_memory();
@@ -603,10 +614,10 @@ impl Reconciler {
                     );
                 }
                 Verdict::Managed(managed) => {
-                    tracing::info!(disk, verdict = "managed", name = %managed.claim.name, mounted = managed.mounted, ailment = managed.ailment, "decided");
+                    tracing::info!(disk, verdict = "managed", name = %managed.claim.name, mounted = managed.mounted, ailment = managed.ailment, growth = managed.growth.as_ref().map(ToString::to_string), "decided");
                 }
                 Verdict::Adopt(adopt) => {
-                    tracing::info!(disk, verdict = "adopt", name = %adopt.name, mounted = adopt.mounted, "decided");
+                    tracing::info!(disk, verdict = "adopt", name = %adopt.name, mounted = adopt.mounted, ailment = adopt.ailment, "decided");
                 }
                 Verdict::Provision(provision) => {
                     tracing::info!(disk, verdict = "provision", name = %provision.name, "decided");
@@ -655,10 +666,14 @@ impl Reconciler {
 }
 
 /// Logs how a job ended; why it failed, if it did.
-fn told(disk: &str, result: Result<Mounted, ProvisionError>) -> Option<String> {
+fn told(disk: &str, result: Result<Done, ProvisionError>) -> Option<String> {
     match result {
-        Ok(mounted) => {
+        Ok(Done::Mounted(mounted)) => {
             tracing::info!(disk, name = %mounted.name, path = %mounted.path.display(), "mounted");
+            None
+        }
+        Ok(Done::Grown(grown)) => {
+            tracing::info!(disk, name = %grown.claim.name, path = %grown.path.display(), bytes = grown.bytes, "grown");
             None
         }
         Err(error) => {

@@ -1,12 +1,12 @@
 //! What the agent last saw and does, in the form that is shown.
 
-use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::SystemTime};
 
 use serde::Serialize;
 
 use crate::{
     config::Mode,
-    decide::{Source, Verdict, VerdictKind},
+    decide::{Growth, Source, Verdict, VerdictKind},
     fact::Fact,
     longhorn::View,
     observe::{Device, Inventory, Transport},
@@ -32,6 +32,8 @@ pub struct Round {
     pub cost: RoundCost,
     /// What Longhorn has registered on this node.
     pub longhorn: View,
+    /// Why a mounted disk has no unit of systemd; absent where none is wanted.
+    pub mount_units: Option<Vec<String>>,
 }
 
 /// A mount that the agent made of a device that is gone.
@@ -171,12 +173,60 @@ pub struct Row {
     /// Its filesystem.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filesystem: Option<&'static str>,
+    /// What becomes of room that it has and does not use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth: Option<GrowthRow>,
     /// GUID of the partition and UUID of the filesystem.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partition_guid: Option<String>,
     /// Work that is going on or failed last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,
+}
+
+/// What becomes of unused room on a disk of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GrowthRow {
+    /// `due` or `withheld`.
+    pub state: &'static str,
+    /// Code of what withholds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// Particulars of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// What it means.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<&'static str>,
+}
+
+impl From<&Growth> for GrowthRow {
+    fn from(growth: &Growth) -> Self {
+        match growth {
+            Growth::Due => Self {
+                state: "due",
+                reason: None,
+                detail: None,
+                explanation: None,
+            },
+            Growth::Withheld(withheld) => Self {
+                state: "withheld",
+                reason: Some(withheld.obstacle.code()),
+                detail: (!withheld.detail.is_empty()).then(|| withheld.detail.clone()),
+                explanation: Some(withheld.obstacle.explanation()),
+            },
+        }
+    }
+}
+
+impl fmt::Display for GrowthRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reason {
+            None => f.write_str("to be grown"),
+            Some(reason) => write!(f, "not grown ({reason})"),
+        }
+    }
 }
 
 impl Round {
@@ -306,6 +356,12 @@ pub fn row(
         Verdict::Adopt(adopt) => adopt.ailment.clone(),
         Verdict::Provision(_) | Verdict::Resume(_) | Verdict::Refused(_) => None,
     };
+    let growth = match verdict {
+        Verdict::Managed(managed) => managed.growth.as_ref().map(GrowthRow::from),
+        Verdict::Adopt(_) | Verdict::Provision(_) | Verdict::Resume(_) | Verdict::Refused(_) => {
+            None
+        }
+    };
     let (filesystem, guid, mounted) = match verdict {
         Verdict::Adopt(adopt) => (
             Some(adopt.filesystem),
@@ -360,6 +416,7 @@ pub fn row(
         mounted,
         ailment,
         filesystem: filesystem.map(crate::units::Filesystem::name),
+        growth,
         partition_guid: guid.map(|guid| guid.to_string()),
         operation: operation.cloned(),
     }

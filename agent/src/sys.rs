@@ -26,11 +26,18 @@ ioctl_read!(fs_ioc_getflags, b'f', 1, libc::c_long);
 ioctl_write_ptr!(fs_ioc_setflags, b'f', 2, libc::c_long);
 // linux/blkpg.h: _IO(0x12, 105), although it takes a pointer
 ioctl_write_ptr_bad!(blkpg, 0x1269, BlkpgArg);
+// fs/ext4/ext4.h
+ioctl_write_ptr!(ext4_resize_fs, b'f', 16, u64);
+// fs/xfs/libxfs/xfs_fs.h; the first form of the geometry, which every kernel knows
+ioctl_read!(xfs_fsgeometry, b'X', 100, XfsGeometry);
+ioctl_write_ptr!(xfs_growfs_data, b'X', 110, XfsGrowth);
 
 /// `FS_IMMUTABLE_FL` of linux/fs.h.
 const IMMUTABLE: libc::c_long = 0x10;
 /// `BLKPG_ADD_PARTITION` of linux/blkpg.h.
 const ADD_PARTITION: libc::c_int = 1;
+/// `BLKPG_RESIZE_PARTITION` of linux/blkpg.h.
+const RESIZE_PARTITION: libc::c_int = 3;
 
 // linux/loop.h; the first is a plain number and takes nothing.
 ioctl_none_bad!(loop_ctl_get_free, 0x4c82);
@@ -81,6 +88,26 @@ struct BlkpgPartition {
     volume_name: [u8; 64],
 }
 
+/// `struct xfs_fsop_geom_v1` of fs/xfs/libxfs/xfs_fs.h.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct XfsGeometry {
+    block_size: u32,
+    _up_to_inode_size: [u32; 6],
+    inodes_percent: u32,
+    data_blocks: u64,
+    _from_realtime_blocks: [u64; 9],
+}
+const _: () = assert!(size_of::<XfsGeometry>() == 112);
+
+/// `struct xfs_growfs_data` of fs/xfs/libxfs/xfs_fs.h.
+#[repr(C)]
+#[derive(Debug)]
+pub struct XfsGrowth {
+    blocks: u64,
+    inodes_percent: u32,
+}
+
 /// Size of an open block device in bytes (`BLKGETSIZE64`).
 ///
 /// # Errors
@@ -122,6 +149,26 @@ pub fn logical_sector_size(device: &File) -> io::Result<u32> {
 /// # Errors
 /// `EBUSY` when the number or the range is taken already.
 pub fn add_partition(disk: &File, number: i32, start: u64, length: u64) -> io::Result<()> {
+    tell_partition(disk, ADD_PARTITION, number, start, length)
+}
+
+/// Tells the kernel that a partition which it knows has another length, also
+/// while it is mounted.
+///
+/// # Errors
+/// `ENXIO` without such a partition, `EINVAL` when it begins elsewhere, `EBUSY`
+/// when the range is taken.
+pub fn resize_partition(disk: &File, number: i32, start: u64, length: u64) -> io::Result<()> {
+    tell_partition(disk, RESIZE_PARTITION, number, start, length)
+}
+
+fn tell_partition(
+    disk: &File,
+    op: libc::c_int,
+    number: i32,
+    start: u64,
+    length: u64,
+) -> io::Result<()> {
     let too_big = |_overflow| io::Error::from(io::ErrorKind::InvalidInput);
     let mut partition = BlkpgPartition {
         start: i64::try_from(start).map_err(too_big)?,
@@ -131,7 +178,7 @@ pub fn add_partition(disk: &File, number: i32, start: u64, length: u64) -> io::R
         volume_name: [0; 64],
     };
     let argument = BlkpgArg {
-        op: ADD_PARTITION,
+        op,
         flags: 0,
         datalen: libc::c_int::try_from(size_of::<BlkpgPartition>()).map_err(too_big)?,
         partition: &raw mut partition,
@@ -234,6 +281,58 @@ fn descriptor(answer: libc::c_long) -> io::Result<OwnedFd> {
     let fd = i32::try_from(answer).map_err(|_large| io::Error::from(io::ErrorKind::InvalidData))?;
     // SAFETY: the kernel has just made this descriptor and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Lets a mounted ext4 use this many of its blocks (`EXT4_IOC_RESIZE_FS`).
+///
+/// # Errors
+/// What the kernel answers: `EROFS` when it is mounted read-only, `EPERM` when
+/// it has errors.
+pub fn grow_ext4(mount: &File, blocks: u64) -> io::Result<()> {
+    // SAFETY: the kernel reads one u64 from `blocks`.
+    unsafe { ext4_resize_fs(mount.as_raw_fd(), &raw const blocks) }?;
+    Ok(())
+}
+
+/// How large a mounted XFS is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct XfsSize {
+    /// Bytes in a block.
+    pub block: u32,
+    /// Blocks for data.
+    pub blocks: u64,
+    /// Percentage that inodes may take.
+    pub inodes_percent: u32,
+}
+
+/// Asks a mounted XFS for its size (`XFS_IOC_FSGEOMETRY_V1`).
+///
+/// # Errors
+/// What the kernel answers, `ENOTTY` for another filesystem.
+pub fn xfs_size(mount: &File) -> io::Result<XfsSize> {
+    let mut geometry = XfsGeometry::default();
+    // SAFETY: the structure has the layout and size that the number of the
+    // request says, and outlives the call.
+    unsafe { xfs_fsgeometry(mount.as_raw_fd(), &raw mut geometry) }?;
+    Ok(XfsSize {
+        block: geometry.block_size,
+        blocks: geometry.data_blocks,
+        inodes_percent: geometry.inodes_percent,
+    })
+}
+
+/// Lets a mounted XFS use this many of its blocks (`XFS_IOC_FSGROWFSDATA`).
+///
+/// # Errors
+/// What the kernel answers, `EROFS` when it is mounted read-only.
+pub fn grow_xfs(mount: &File, blocks: u64, inodes_percent: u32) -> io::Result<()> {
+    let growth = XfsGrowth {
+        blocks,
+        inodes_percent,
+    };
+    // SAFETY: the kernel reads one structure of the layout of xfs_fs.h.
+    unsafe { xfs_growfs_data(mount.as_raw_fd(), &raw const growth) }?;
+    Ok(())
 }
 
 /// Sets or clears the immutable flag of a file or directory.

@@ -704,6 +704,20 @@ fn only_devices_that_an_event_named_are_read_again() {
 }
 
 #[test]
+fn an_event_of_a_disk_reads_its_partitions_again() {
+    let tree = Tree::new();
+    tree.disk(VIRTIO, "vdb", 254, 16);
+    let partition = tree.partition("vdb", 1, 254, 17);
+    let mut observer = tree.observer();
+    observer.observe(&Dirty::Everything);
+    tree.write(tree.sys(&partition).join("size"), "4096\n");
+    let inventory = observer.observe(&dirty(&["vdb"]));
+    assert_eq!(observer.last_read(), &names(&["vdb", "vdb1"]));
+    let device = inventory.devices.get("vdb1").expect("the partition");
+    assert_eq!(device.size, Fact::Known(4096 * 512));
+}
+
+#[test]
 fn a_disk_that_was_exchanged_under_the_same_name_is_read_anew() {
     let tree = Tree::new();
     tree.disk(VIRTIO, "vdb", 254, 16);

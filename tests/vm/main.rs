@@ -12,11 +12,13 @@ mod adopted;
 mod contested;
 mod faulty;
 mod gates;
+mod grown;
 mod hazards;
 mod identity;
 mod inputs;
 mod interrupted;
 mod lasting;
+mod mount_units;
 mod mounts;
 mod permitted;
 mod swapped;
@@ -49,6 +51,8 @@ fn main() {
         contested::CASES,
         swapped::CASES,
         faulty::CASES,
+        grown::CASES,
+        mount_units::CASES,
     ]
     .concat();
     if arguments.list {
@@ -68,6 +72,15 @@ fn main() {
 fn host(program: &str, arguments: &[&str], file: &Path) -> Result<()> {
     let mut command = Command::new(program);
     let ended = command.args(arguments).arg(file).output()?;
+    ensure!(ended.status.success(), "{command:?}: {ended:?}");
+    Ok(())
+}
+
+/// The same for a program that wants a word in front of the file.
+fn host_to(program: &str, arguments: &[&str], before: &str, file: &Path) -> Result<()> {
+    let last = format!("{before}{}", file.display());
+    let mut command = Command::new(program);
+    let ended = command.args(arguments).arg(last).output()?;
     ensure!(ended.status.success(), "{command:?}: {ended:?}");
     Ok(())
 }

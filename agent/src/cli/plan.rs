@@ -60,6 +60,7 @@ pub(super) fn plan(settings: Settings, output: Output) -> ExitCode {
         operations: BTreeMap::new(),
         cost,
         longhorn: View::Off,
+        mount_units: None,
     };
     let report = || {
         round.report(
@@ -116,7 +117,10 @@ fn table(report: &Report) -> String {
 
 fn detail(row: &Row) -> String {
     match (&row.mount_path, row.mounted) {
-        (Some(path), Some(true)) => format!("mounted at {path}"),
+        (Some(path), Some(true)) => match &row.growth {
+            Some(growth) => format!("mounted at {path}, {growth}"),
+            None => format!("mounted at {path}"),
+        },
         (Some(path), _) => format!("{} at {path}", row.filesystem.unwrap_or_default()),
         (None, _) => row.detail.clone().unwrap_or_default(),
     }

@@ -2,7 +2,7 @@
 
 use super::{Reason, Refusal, view::View};
 use crate::{
-    claim::{Claim, ClaimId, Stage, Table},
+    claim::{Claim, ClaimId, Resized, Stage, Table},
     observe::{
         Device, Medium, Mountpoint,
         medium::Inside,
@@ -10,7 +10,7 @@ use crate::{
         superblock::Progress,
         tables::Mount,
     },
-    units::{DiskName, Filesystem},
+    units::{Bytes, DiskName, Filesystem},
 };
 
 /// What may be done with a claim that is found on a disk.
@@ -23,10 +23,22 @@ pub fn claimed(medium: &Medium) -> Result<Claimed, Refusal> {
         claim,
         whole,
         only_ours,
+        resized,
     } = medium.table.known().map_err(failed)?
     else {
         return Err(Refusal::new(Reason::ClaimDamaged, "the claim is gone"));
     };
+    match (claim.stage, resized) {
+        (Stage::Committed, Some(Resized::Shrunk { from })) => {
+            let detail = format_args!("its partition table is for {}", Bytes(*from));
+            return Err(Refusal::new(Reason::DiskShrunk, detail));
+        }
+        (Stage::Pending, Some(_)) => {
+            let detail = "the disk has another size than when it was begun";
+            return Err(Refusal::new(Reason::ClaimDamaged, detail));
+        }
+        (Stage::Committed, Some(Resized::Grown { .. }) | None) | (Stage::Pending, None) => {}
+    }
     let inside = medium
         .partition
         .as_ref()
@@ -52,6 +64,7 @@ pub fn claimed(medium: &Medium) -> Result<Claimed, Refusal> {
             filesystem,
             whole: *whole,
             only_ours: *only_ours,
+            resized: *resized,
         }),
         (Stage::Committed, None) => Err(Refusal::new(
             Reason::FilesystemDamaged,
@@ -151,6 +164,8 @@ pub enum Claimed {
         whole: bool,
         /// The ends hold nothing but this claim's tables.
         only_ours: bool,
+        /// The table, or a part of it, is for another size of the disk.
+        resized: Option<Resized>,
     },
     /// Nothing but our own unfinished work is on it.
     Pending {

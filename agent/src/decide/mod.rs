@@ -4,6 +4,7 @@
 mod adopt;
 mod claimed;
 mod gates;
+mod growth;
 mod limits;
 mod names;
 mod policy;
@@ -18,6 +19,7 @@ mod volumes;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use claimed::{Claimed, Left, claimed};
+pub use growth::{Growth, Obstacle, Withheld, room};
 pub use policy::{Adoption, Policy};
 pub use reason::{Reason, Refusal};
 pub use rule::{BadRule, Rule};
@@ -294,11 +296,13 @@ fn ours(view: &View<'_>, disk: &Device, claim: &Claim) -> Result<Verdict, Refusa
                 return adopt::claim(view, disk, &claim.id, filesystem);
             }
             let place = mounted_in_place(view, disk, &claim.id.name)?;
+            let growth = growth::growth(view, disk, medium, &claim.id, place.mounted);
             Ok(Verdict::Managed(Managed {
                 claim: claim.id.clone(),
                 filesystem,
                 mounted: place.mounted,
                 ailment: place.ailment,
+                growth,
             }))
         }
     }

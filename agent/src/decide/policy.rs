@@ -14,7 +14,8 @@ use crate::{
 };
 
 /// The operator's wishes, as far as they bear on decisions. All but the
-/// filesystem and the mount root gate new disks only: a changed policy never orphans a disk of ours.
+/// filesystem, the mount root and growing gate new disks only: a changed policy
+/// never orphans a disk of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// A new disk must be strictly larger than this.
@@ -33,6 +34,8 @@ pub struct Policy {
     pub max_formats_per_hour: Option<u32>,
     /// What a new disk is given.
     pub filesystem: Filesystem,
+    /// Disks of ours that were enlarged are grown.
+    pub grow: bool,
     /// Directory below which disks are mounted, as the host sees it.
     pub mount_root: String,
     /// Which disks are mounted that this node's agent has not made.
@@ -62,6 +65,7 @@ impl Default for Policy {
             max_disks: None,
             max_formats_per_hour: None,
             filesystem: Filesystem::Ext4,
+            grow: true,
             mount_root: "/mnt/longhorn".to_owned(),
             adopt: Adoption::All,
             node: "unknown".to_owned(),

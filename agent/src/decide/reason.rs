@@ -147,6 +147,9 @@ reasons! {
     NamelessLonghornDisk, "nameless-longhorn-disk",
         "It has a longhorn-disk.cfg that names no disk, so it is not known whose it is.",
         "Look at what it holds; where it has no replicas, remove that file, and Longhorn writes its own when the disk is added.";
+    DiskShrunk, "disk-shrunk",
+        "It is ours, but smaller than its partition table says, so a part of it is missing.",
+        "Give it its size back; what is on it is not touched meanwhile.";
     MountedElsewhere, "mounted-elsewhere",
         "It is ours, but mounted at another place.",
         "Unmount it there, and the agent mounts it where it belongs.";
@@ -165,6 +168,7 @@ impl Reason {
             Self::DuplicateIdentity,
             Self::ClaimDamaged,
             Self::FilesystemDamaged,
+            Self::DiskShrunk,
             Self::MountedElsewhere,
             Self::MountPathTaken,
         ]

@@ -2,6 +2,7 @@
 
 mod adopted;
 mod bench;
+mod growth;
 mod permitted;
 mod properties;
 
@@ -14,7 +15,7 @@ use super::{
     Adoption, Claimed, Left, Managed, Provision, Reason, Resume, Verdict, claimed, shortlist,
 };
 use crate::{
-    claim::{Claim, ClaimId, Geometry, Stage, Table, TableImage},
+    claim::{Claim, ClaimId, Geometry, Resized, Stage, Table, TableImage},
     fact::Fact,
     journal::Entry,
     observe::{
@@ -137,6 +138,10 @@ const EXAMPLES: &[(Reason, &str, Change)] = &[
     }),
     (Reason::FilesystemDamaged, "sdb", |b| {
         b.claim("sdb", claim_id(), Stage::Committed, Signature::Nothing)
+    }),
+    (Reason::DiskShrunk, "sdb", |b| {
+        *b = Bench::managed();
+        b.resized("sdb", false, Resized::Shrunk { from: 2 * SIZE });
     }),
     (Reason::MountedElsewhere, "sdb", |b| {
         *b = Bench::managed();
@@ -795,6 +800,7 @@ fn when_every_numbered_name_is_taken_the_disk_is_refused() {
 
 fn managed(mounted: bool) -> Verdict {
     Verdict::Managed(Managed {
+        growth: None,
         claim: claim_id(),
         filesystem: Filesystem::Ext4,
         mounted,
@@ -937,6 +943,7 @@ fn an_interrupted_disk_with_other_data_beside_the_claim_is_left_alone() {
             },
             whole,
             only_ours: false,
+            resized: None,
         });
         assert_eq!(bench.reason("sdb"), Reason::ClaimDamaged, "{whole}");
     }

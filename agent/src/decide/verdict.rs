@@ -3,7 +3,7 @@
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::Refusal;
+use super::{Growth, Refusal};
 use crate::{
     approval::Token,
     claim::ClaimId,
@@ -36,6 +36,8 @@ pub struct Managed {
     pub mounted: bool,
     /// What is wrong with its filesystem while it is mounted.
     pub ailment: Option<String>,
+    /// What becomes of room that it has and does not use.
+    pub growth: Option<Growth>,
 }
 
 /// A disk that is mounted although this node's agent has not made it. It is

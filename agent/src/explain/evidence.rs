@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use crate::{
-    claim::{Stage, Table},
+    claim::{Resized, Stage, Table},
     fact::Fact,
     observe::{
         Device, Medium,
@@ -11,6 +11,7 @@ use crate::{
         medium::{Content, Inside},
         scan::Scan,
         signature::Signature,
+        superblock::Extent,
     },
     units::Bytes,
 };
@@ -104,6 +105,13 @@ fn of_partition(inside: &Inside, lines: &mut Vec<Line>) {
     if let Some(around) = &inside.around {
         lines.push(("around it", shown(around, |at| zero_or(*at))));
     }
+    if let Some(beyond) = &inside.beyond {
+        lines.push(("behind it", shown(beyond, |at| zero_or(*at))));
+    }
+    if let Some(extent) = &inside.extent {
+        let uses = |extent: &Extent| format!("{} ({} bytes)", Bytes(extent.bytes), extent.bytes);
+        lines.push(("filesystem", shown(extent, uses)));
+    }
     let journalled = if inside.journalled {
         "knows the claim"
     } else {
@@ -172,14 +180,24 @@ fn table(table: &Table) -> String {
     match table {
         Table::Absent => "none".to_owned(),
         Table::Foreign => "none, but a GPT".to_owned(),
-        Table::Ours { claim, whole, .. } => format!(
+        Table::Ours {
+            claim,
+            whole,
+            resized,
+            ..
+        } => format!(
             "{}, {}{}",
             claim.id.name,
             match claim.stage {
                 Stage::Pending => "pending",
                 Stage::Committed => "committed",
             },
-            if *whole { "" } else { ", torn" }
+            match (resized, whole) {
+                (Some(Resized::Grown { .. }), _) => ", for a smaller disk",
+                (Some(Resized::Shrunk { .. }), _) => ", for a larger disk",
+                (None, true) => "",
+                (None, false) => ", torn",
+            }
         ),
     }
 }

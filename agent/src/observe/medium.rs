@@ -15,18 +15,21 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Identity,
+    Identity, beyond,
     longhorn_disk::{self, LonghornDisk},
     peek::peek,
     pieces::{Pieces, first_nonzero},
     sample::Seed,
     scan::{Scan, ZERO_END, scan},
     signature::{Part, Signature, probe, probe_beside_table},
-    superblock::{Progress, progress},
+    superblock::{Extent, Progress, extent, progress},
 };
 use crate::{
     approval::Token,
-    claim::{Begun, Claim, Ends, Geometry, Stage, Table, inspect, partition_range},
+    claim::{
+        Begun, Claim, Ends, Geometry, Resized, Stage, Table, earlier_geometry, inspect_with,
+        partition_range,
+    },
     fact::Fact,
     sys,
     text::hex,
@@ -87,6 +90,12 @@ pub struct Inside {
     /// What libblkid finds on the whole disk besides the table, while the claim
     /// is pending.
     pub beside: Option<Fact<Signature>>,
+    /// First byte behind the partition that is neither zero nor the claim's own,
+    /// where the disk was enlarged after the claim was committed.
+    pub beyond: Option<Fact<Option<u64>>>,
+    /// How much of the partition a committed filesystem uses, while it is
+    /// mounted where this process sees it.
+    pub extent: Option<Fact<Extent>>,
     /// The claim was recognised with the help of this host's journal.
     pub journalled: bool,
 }
@@ -101,11 +110,14 @@ impl Inside {
             .as_ref()
             .is_none_or(|fact| fact.known().is_ok());
         let beside = self.beside.as_ref().is_none_or(|fact| fact.known().is_ok());
+        let extent = self.extent.as_ref().is_none_or(|fact| fact.known().is_ok());
         self.signature.known().is_ok()
             && progress
             && beside
+            && extent
             && known(&self.residue)
             && known(&self.around)
+            && known(&self.beyond)
     }
 }
 
@@ -210,12 +222,25 @@ pub fn geometry(disk: &File) -> io::Result<Geometry> {
 
 /// Reads the claim alone.
 pub fn read_table(disk: &File, node: &Path, geometry: Geometry, begun: &[Begun]) -> Fact<Table> {
-    match read_ends(disk, geometry) {
-        Ok(Some(ends)) => Fact::Known(inspect(&ends, begun)),
+    match read_with_earlier(disk, geometry) {
+        Ok(Some((ends, earlier))) => Fact::Known(inspect_with(&ends, earlier.as_ref(), begun)),
         // Too small or odd for a table of ours, so there is no claim.
         Ok(None) => Fact::Known(Table::Absent),
         Err(error) => Fact::unreadable(node.display(), error),
     }
+}
+
+/// Both ends, and where the header in front speaks of a smaller disk also the
+/// ends of that one.
+fn read_with_earlier(disk: &File, geometry: Geometry) -> io::Result<Option<(Ends, Option<Ends>)>> {
+    let Some(ends) = read_ends(disk, geometry)? else {
+        return Ok(None);
+    };
+    let earlier = match earlier_geometry(&ends) {
+        Some(earlier) => read_ends(disk, earlier)?,
+        None => None,
+    };
+    Ok(Some((ends, earlier)))
 }
 
 /// What is asked of a disk.
@@ -230,6 +255,8 @@ pub struct Question<'a> {
     pub window: Option<&'a Window>,
     /// Directory of device nodes.
     pub nodes: &'a Path,
+    /// Where its first partition is mounted, as this process sees it.
+    pub mounted: Option<&'a Path>,
     /// How much to read.
     pub depth: Depth,
     /// Where to take the sample.
@@ -244,7 +271,7 @@ pub struct Question<'a> {
 pub fn examine(disk: &File, node: &Path, geometry: Geometry, question: &Question<'_>) -> Medium {
     let table = read_table(disk, node, geometry, question.begun);
     let claim = match table.known() {
-        Ok(Table::Ours { claim, .. }) => Some(claim.clone()),
+        Ok(Table::Ours { claim, resized, .. }) => Some((claim.clone(), *resized)),
         Ok(Table::Absent | Table::Foreign) | Err(_) => None,
     };
     let content = (claim.is_none() && question.depth != Depth::Claim)
@@ -253,10 +280,8 @@ pub fn examine(disk: &File, node: &Path, geometry: Geometry, question: &Question
         (None, Some((node, devno)), Some(window)) => Some(lodger(node, devno, window, question)),
         (Some(_), _, _) | (_, None, _) | (_, _, None) => None,
     };
-    let partition = claim.map(|claim| {
-        let begun = question.begun.iter().find(|begun| begun.id == claim.id);
-        inside(disk, node, geometry, &claim, begun, question.partition)
-    });
+    let partition =
+        claim.map(|(claim, resized)| inside(disk, node, geometry, (&claim, resized), question));
     Medium {
         table,
         partition,
@@ -352,15 +377,24 @@ fn content(disk: &File, node: &Path, geometry: Geometry, question: &Question<'_>
     }
 }
 
+/// Where the partition of a claim lies, by the oldest part of its table.
+pub fn claimed_range(geometry: Geometry, resized: Option<Resized>) -> Option<Range<u64>> {
+    let range = partition_range(geometry)?;
+    match resized {
+        Some(Resized::Grown { partition_end }) => Some(range.start..partition_end),
+        Some(Resized::Shrunk { .. }) | None => Some(range),
+    }
+}
+
 /// Reads a claimed partition, through its own node where the kernel knows it.
 fn inside(
     disk: &File,
     node: &Path,
     geometry: Geometry,
-    claim: &Claim,
-    begun: Option<&Begun>,
-    partition_node: Option<(&Path, DevNo)>,
+    (claim, resized): (&Claim, Option<Resized>),
+    question: &Question<'_>,
 ) -> Inside {
+    let begun = question.begun.iter().find(|begun| begun.id == claim.id);
     let journalled = begun.is_some();
     let nothing = |why: &dyn std::fmt::Display| Inside {
         signature: Fact::unreadable(node.display(), why),
@@ -368,12 +402,15 @@ fn inside(
         residue: None,
         around: None,
         beside: None,
+        beyond: None,
+        extent: None,
         journalled,
     };
-    let Some(range) = partition_range(geometry) else {
+    let Some(range) = claimed_range(geometry, resized) else {
         return nothing(&"no room for a partition");
     };
-    let opened = partition_node
+    let opened = question
+        .partition
         .map(|(node, devno)| open(node, devno))
         .transpose();
     let opened = match opened {
@@ -410,14 +447,51 @@ fn inside(
         let approved = begun.and_then(|begun| begun.gaps.as_deref());
         residue_fact(node, around(disk, geometry, approved))
     });
+    let beyond = match resized {
+        Some(Resized::Grown { partition_end }) if !pending => {
+            let foreign =
+                beyond::first_foreign(disk, geometry, partition_end, &claim.id, question.seed);
+            Some(residue_fact(node, foreign))
+        }
+        Some(Resized::Grown { .. } | Resized::Shrunk { .. }) | None => None,
+    };
+    let extent = match (&opened, question.mounted, ours) {
+        (Some(partition), Some(place), Some(filesystem)) if !pending => {
+            let asked = open_mount(place, partition)
+                .and_then(|mount| extent(partition, &mount, filesystem));
+            Some(match asked {
+                Ok(extent) => Fact::Known(extent),
+                Err(error) => Fact::unreadable(place.display(), error),
+            })
+        }
+        (Some(_) | None, Some(_) | None, Some(_) | None) => None,
+    };
     Inside {
         signature,
         progress,
         residue,
         around,
         beside: pending.then(|| probe_beside_table(disk)),
+        beyond,
+        extent,
         journalled,
     }
+}
+
+/// Opens the directory that a device is mounted on and makes sure that it is
+/// the mount of this device.
+///
+/// # Errors
+/// When it cannot be opened or another device is mounted there.
+pub fn open_mount(place: &Path, device: &File) -> io::Result<File> {
+    let mount = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(place)?;
+    if mount.metadata()?.dev() == device.metadata()?.rdev() {
+        return Ok(mount);
+    }
+    Err(io::Error::other("another device is mounted there"))
 }
 
 /// What lies between the table and the partition, in front and behind.

@@ -6,12 +6,14 @@
 //! - [`medium`] reads the disks that `decide` shortlisted: [`signature`] asks
 //!   libblkid, [`scan`] looks for whatever else is not zero, [`traces`] knows
 //!   where the copies of a damaged owner would be, [`sample`] where to look in
-//!   between. [`Readers`] keeps a disk that does not answer from holding up the
+//!   between; `beyond` what lies behind the partition of a disk that grew.
+//!   [`Readers`] keeps a disk that does not answer from holding up the
 //!   others.
 //! - [`doorbell`] says that something changed and where to look, never what.
 //! - [`witness`] is a second opinion through another library; it can only veto.
 
 mod ailment;
+mod beyond;
 pub mod device;
 pub mod doorbell;
 pub mod host;

@@ -28,7 +28,8 @@ pub enum Dirty {
     /// Every device, and nothing that was read before counts any more: events
     /// were lost.
     Lost,
-    /// These, by kernel name, and whatever is stacked on or under them.
+    /// These, by kernel name, their partitions, and whatever is stacked on or
+    /// under them.
     Devices(BTreeSet<String>),
 }
 
@@ -150,6 +151,12 @@ impl Observer {
             Dirty::Devices(names) => {
                 let mut asked = names.clone();
                 asked.extend(names.iter().flat_map(|name| self.relatives(name)));
+                // Nobody tells when the kernel is given another length of one.
+                let partitions = self.devices.values().filter(|device| {
+                    let parent = device.parent.as_ref();
+                    parent.is_some_and(|parent| names.contains(parent))
+                });
+                asked.extend(partitions.map(|partition| partition.name.clone()));
                 asked
             }
         };

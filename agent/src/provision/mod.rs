@@ -8,10 +8,15 @@
 //!        ─read the medium──────────────► BlankProof or PendingProof
 //!        ─journal, write the table─────► PendingDisk
 //!        ─mkfs, verify, commit, mount──► Mounted
+//!
+//! Target ─open, flock, identity────────► LockedDisk
+//!        ─read the medium, mounts──────► GrowProof
+//!        ─table, partition, filesystem─► Grown
 //! ```
 
 mod error;
 mod exclusive;
+mod grow;
 mod mkfs;
 mod mount;
 mod proof;
@@ -23,6 +28,7 @@ use serde::Serialize;
 
 pub use error::ProvisionError;
 pub use exclusive::{ExclusiveDisk, LockedDisk, Target};
+pub use grow::{GrowProof, Grown};
 pub use mkfs::{Ground, Program};
 pub use mount::unmount_dead;
 pub use proof::{BlankProof, PendingProof};
@@ -32,7 +38,7 @@ use mount::Occupant;
 
 use crate::{
     claim::{Begun, ClaimId, Stage, TableImage},
-    decide::{Adopt, Claimed, Left, Managed, Provision, Resume, Source, Verdict, claimed},
+    decide::{Adopt, Claimed, Growth, Left, Managed, Provision, Resume, Source, Verdict, claimed},
     journal::Entry,
     observe::Host,
     state::State,
@@ -66,6 +72,8 @@ pub enum Job {
     Mount(Managed),
     /// A disk is mounted that this node's agent has not made.
     Adopt(Adopt),
+    /// A mounted disk that was enlarged is grown.
+    Grow(Managed),
 }
 
 impl Job {
@@ -74,7 +82,11 @@ impl Job {
         match verdict {
             Verdict::Provision(provision) => Some(Self::Provision(provision.clone())),
             Verdict::Resume(resume) => Some(Self::Resume(resume.clone())),
-            Verdict::Managed(managed) => (!managed.mounted).then(|| Self::Mount(managed.clone())),
+            Verdict::Managed(managed) if !managed.mounted => Some(Self::Mount(managed.clone())),
+            Verdict::Managed(managed) => {
+                let due = managed.growth == Some(Growth::Due);
+                due.then(|| Self::Grow(managed.clone()))
+            }
             Verdict::Adopt(adopt) => (!adopt.mounted).then(|| Self::Adopt(adopt.clone())),
             Verdict::Refused(_) => None,
         }
@@ -83,7 +95,7 @@ impl Job {
     /// Whether it may write to a disk anything but the end of a commit.
     pub fn formats(&self) -> bool {
         match self {
-            Self::Provision(_) | Self::Resume(_) => true,
+            Self::Provision(_) | Self::Resume(_) | Self::Grow(_) => true,
             Self::Mount(_) | Self::Adopt(_) => false,
         }
     }
@@ -107,6 +119,17 @@ pub enum Phase {
     Committing,
     /// Mounts.
     Mounting,
+    /// Grows table, partition and filesystem.
+    Growing,
+}
+
+/// What a job has come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Done {
+    /// The disk is mounted at its place.
+    Mounted(Mounted),
+    /// The disk was mounted before and is as large as it can be.
+    Grown(Grown),
 }
 
 /// A disk that was mounted.
@@ -128,7 +151,7 @@ pub fn execute(
     target: Target,
     around: &Surroundings,
     progress: &dyn Fn(Phase),
-) -> Result<Mounted, ProvisionError> {
+) -> Result<Done, ProvisionError> {
     progress(Phase::Claiming);
     match job {
         Job::Provision(provision) => {
@@ -142,7 +165,7 @@ pub fn execute(
             let pending = begin(proof, provision, around)?;
             progress(Phase::Formatting);
             mkfs::make(&pending, provision.filesystem, Ground::Fresh)?;
-            finish(pending, provision.filesystem, around, progress)
+            finish(pending, provision.filesystem, around, progress).map(Done::Mounted)
         }
         Job::Resume(resume) => {
             let disk = ExclusiveDisk::open(target, &around.host)?;
@@ -162,28 +185,34 @@ pub fn execute(
                 }
                 Left::Finished(filesystem) => filesystem,
             };
-            finish(pending, filesystem, around, progress)
+            finish(pending, filesystem, around, progress).map(Done::Mounted)
         }
         Job::Mount(managed) => {
             let disk = LockedDisk::open(target, &around.host)?;
             progress(Phase::Proving);
             let another = |what: &str| Err(ProvisionError::TableNotRead(what.to_owned()));
-            match claimed(&disk.examine_claim()?).map_err(ProvisionError::NotProven)? {
+            let resized = match claimed(&disk.examine_claim()?)
+                .map_err(ProvisionError::NotProven)?
+            {
                 Claimed::Committed { id, .. } if id != managed.claim => {
                     return another("another claim");
                 }
                 Claimed::Committed {
                     whole: false,
                     only_ours: true,
+                    resized: None,
                     ..
                 } => {
                     progress(Phase::Committing);
                     table::complete_commit(&disk, &managed.claim)?;
+                    None
                 }
-                Claimed::Committed { .. } => {}
+                // To complete that is to take the space behind it: not before
+                // it is mounted and a proof allows it.
+                Claimed::Committed { resized, .. } => resized,
                 Claimed::Pending { .. } => return another("the claim is not committed any more"),
-            }
-            let partition = table::open_partition(&disk, Stage::Committed)?;
+            };
+            let partition = table::open_partition(&disk, Stage::Committed, resized)?;
             mount_committed(
                 &disk,
                 &partition,
@@ -192,19 +221,31 @@ pub fn execute(
                 around,
                 progress,
             )
+            .map(Done::Mounted)
+        }
+        Job::Grow(managed) => {
+            let disk = LockedDisk::open(target, &around.host)?;
+            progress(Phase::Proving);
+            around.state.ledger.check_not_frozen()?;
+            let proof = GrowProof::of(disk, managed, &around.mount_root)?;
+            progress(Phase::Growing);
+            proof.grow().map(Done::Grown)
         }
         Job::Adopt(adopt) => {
             let disk = LockedDisk::open(target, &around.host)?;
             progress(Phase::Proving);
             let partition = match &adopt.from {
                 Source::Claim(id) => {
-                    match claimed(&disk.examine_claim()?).map_err(ProvisionError::NotProven)? {
-                        Claimed::Committed { id: found, .. } if found == *id => {}
+                    let found = claimed(&disk.examine_claim()?);
+                    let resized = match found.map_err(ProvisionError::NotProven)? {
+                        Claimed::Committed {
+                            id: found, resized, ..
+                        } if found == *id => resized,
                         Claimed::Committed { .. } | Claimed::Pending { .. } => {
                             return Err(ProvisionError::TableNotRead("another claim".to_owned()));
                         }
-                    }
-                    table::open_partition(&disk, Stage::Committed)?
+                    };
+                    table::open_partition(&disk, Stage::Committed, resized)?
                 }
                 Source::Longhorn => table::open_only_partition(&disk)?,
             };
@@ -216,10 +257,10 @@ pub fn execute(
                 named_by_disk: false,
             };
             let path = mount::mount(&disk, &partition, &occupant, around)?;
-            Ok(Mounted {
+            Ok(Done::Mounted(Mounted {
                 name: adopt.name.clone(),
                 path,
-            })
+            }))
         }
     }
 }

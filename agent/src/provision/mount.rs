@@ -65,16 +65,12 @@ pub(super) fn mount(
     }
     prepare_mountpoint(&place)?;
     keep_name(partition, occupant, around)?;
-    let (flags, options) = match occupant.filesystem {
-        Filesystem::Ext4 => (MsFlags::MS_NOATIME, Some("errors=remount-ro")),
-        Filesystem::Xfs => (MsFlags::MS_NOATIME, None),
-    };
     nix::mount::mount(
         Some(partition.node()),
         &place,
         Some(occupant.filesystem.name()),
-        flags,
-        options,
+        MsFlags::MS_NOATIME,
+        occupant.filesystem.mount_options(),
     )
     .map_err(|error| ProvisionError::io(format!("mount {}", place.display()))(error.into()))?;
     // The host must see it: a mount that stays in this container serves
@@ -151,6 +147,34 @@ pub fn unmount_dead(
 fn unmount(place: &Path, step: &str) -> Result<(), ProvisionError> {
     nix::mount::umount2(place, nix::mount::MntFlags::UMOUNT_NOFOLLOW)
         .map_err(|error| ProvisionError::io(format!("{step} {}", place.display()))(error.into()))
+}
+
+/// Where the partition of a committed claim is mounted: at its place, as this
+/// process sees it and as the host does.
+///
+/// # Errors
+/// When it is not, or cannot be told.
+pub(super) fn shown_at(
+    locked: &LockedDisk,
+    partition: &Partition,
+    claim: &ClaimId,
+    mount_root: &Path,
+) -> Result<PathBuf, ProvisionError> {
+    let place = mount_root.join(claim.name.as_str());
+    let host = mounts_at(&locked.host().init_mountinfo(), &place)?.pop();
+    let own = mounted_at(&place)?;
+    let ours = |mount: &Option<Mount>| {
+        let mount = mount.as_ref();
+        mount.is_some_and(|mount| mount.devno == partition.devno() && mount.root == "/")
+    };
+    if ours(&host) && ours(&own) {
+        Ok(place)
+    } else {
+        Err(not_seen(
+            &place,
+            host.as_ref().filter(|_| !ours(&host)).or(own.as_ref()),
+        ))
+    }
 }
 
 fn not_seen(place: &Path, there: Option<&Mount>) -> ProvisionError {

@@ -192,6 +192,10 @@ fn checks(shared: &Shared) -> Vec<Check> {
         .filter_map(|(disk, operation)| Some(format!("{disk}: {}", operation.error.as_ref()?)))
         .collect();
     checks.push(Check::none_of("operations", &failing, "none failing"));
+    checks.push(match &round.mount_units {
+        Some(problems) => Check::none_of("mount-units", problems, "each mounted disk has one"),
+        None => Check::none_of("mount-units", &[], "off"),
+    });
     // Disks are mounted and served with or without it, so it is told, not asked.
     checks.push(Check {
         name: "longhorn",

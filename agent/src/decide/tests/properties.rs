@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::bench::*;
 use crate::{
-    claim::{Claim, ClaimId, Stage, Table},
+    claim::{Claim, ClaimId, Resized, Stage, Table},
     decide::{Reason, Verdict, shortlist},
     fact::Fact,
     observe::{
@@ -175,33 +175,53 @@ fn any_claim(at: usize) -> BoxedStrategy<Medium> {
         1 => Just(Some(lost())),
         1 => Just(None),
     ];
-    let inside = (signature, progress, place(), place(), any::<bool>()).prop_map(
-        |(signature, progress, residue, around, journalled)| Inside {
-            signature,
-            progress,
-            residue,
-            around,
-            beside: Some(Fact::Known(Signature::Nothing)),
-            journalled,
-        },
-    );
+    let extent = prop_oneof![
+        3 => Just(None),
+        1 => Just(Some(Fact::Known(extent(SIZE - (2 << 20))))),
+        1 => Just(Some(Fact::Known(extent(SIZE / 2)))),
+        1 => Just(Some(lost())),
+    ];
+    let inside = (
+        (signature, progress, place(), place()),
+        (place(), extent),
+        any::<bool>(),
+    )
+        .prop_map(
+            |((signature, progress, residue, around), (beyond, extent), journalled)| Inside {
+                signature,
+                progress,
+                residue,
+                around,
+                beside: Some(Fact::Known(Signature::Nothing)),
+                beyond,
+                extent,
+                journalled,
+            },
+        );
+    let resized = prop_oneof![
+        3 => Just(None),
+        1 => Just(Some(Resized::Grown { partition_end: SIZE / 2 })),
+        1 => Just(Some(Resized::Shrunk { from: SIZE * 2 })),
+    ];
     (
         id,
         stage,
-        any::<bool>(),
-        any::<bool>(),
+        (any::<bool>(), any::<bool>(), resized),
         proptest::option::weighted(0.95, inside),
     )
-        .prop_map(|(id, stage, whole, only_ours, partition)| Medium {
-            table: Fact::Known(Table::Ours {
-                claim: Claim { id, stage },
-                whole,
-                only_ours,
-            }),
-            partition,
-            content: None,
-            lodger: None,
-        })
+        .prop_map(
+            |(id, stage, (whole, only_ours, resized), partition)| Medium {
+                table: Fact::Known(Table::Ours {
+                    claim: Claim { id, stage },
+                    whole,
+                    only_ours,
+                    resized,
+                }),
+                partition,
+                content: None,
+                lodger: None,
+            },
+        )
         .boxed()
 }
 
@@ -678,7 +698,7 @@ fn each_fact_lost_and_each_piece_of_evidence_refuses_the_usual_disk() {
 fn generated_hosts_have_disks_of_every_verdict() {
     let mut runner = TestRunner::deterministic();
     let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
-    for _ in 0..200 {
+    for _ in 0..400 {
         let bench = any_bench().new_tree(&mut runner).expect("a host").current();
         for verdict in bench.verdicts().values() {
             let kind = match verdict {
