@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use vm_fixtures::{Bus, Disk, Lab};
 use vm_tests::{Disks, Node, Untouched, data_disks};
 
-use crate::Case;
+use crate::{Case, interrupted::throttle};
 
 pub const CASES: &[Case] = &[
     (
@@ -419,5 +419,28 @@ fn power_cut(lab: &Lab) -> Result<()> {
         let after = identity(&mut node, "vdb1", "/mnt/longhorn/vdb1")?;
         ensure!(before == after, "{step:?}: {before} became {after}");
     }
+    // In the middle of the filesystem's own work, on a disk that is slow to write.
+    throttle(&mut node, 300_000)?;
+    node.vm.resize("alpha", 200 * GIB)?;
+    node.wait_until("the filesystem is being grown", |disks| {
+        let phase = disks
+            .row("vdb")
+            .and_then(|row| row.pointer("/operation/phase"));
+        phase.is_some_and(|phase| phase == "growing")
+    })?;
+    node.vm.sh("sleep 2")?;
+    let phase = node.disks()?;
+    ensure!(
+        phase
+            .row("vdb")
+            .and_then(|row| row.get("operation"))
+            .is_some(),
+        "it was grown too fast to be cut off: {:#}",
+        phase.0
+    );
+    node = Node::again(node.vm.power_cut()?)?;
+    wait_grown(&mut node, "vdb", "/mnt/longhorn/vdb1", 200 * GIB)?;
+    let after = identity(&mut node, "vdb1", "/mnt/longhorn/vdb1")?;
+    ensure!(before == after, "{before} became {after}");
     check_filesystem(&mut node, "vdb1", "/mnt/longhorn/vdb1")
 }

@@ -36,9 +36,12 @@ use crate::{
 /// }
 /// ```
 ///
+/// and for the disk that it was made on:
+///
 /// ```compile_fail
-/// fn forge(disk: disk_discovery::provision::LockedDisk) {
-///     let _proof = disk_discovery::provision::GrowProof { disk };
+/// use disk_discovery::provision::{GrowProof, LockedDisk};
+/// fn exchange(disk: LockedDisk, proof: GrowProof) -> GrowProof {
+///     GrowProof { disk, ..proof }
 /// }
 /// ```
 #[derive(Debug)]
