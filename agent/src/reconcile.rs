@@ -99,6 +99,7 @@ impl Reconciler {
                 host,
                 state,
                 max_formats_per_hour: settings.policy.max_formats_per_hour,
+                mkfs_timeout: settings.mkfs_timeout,
                 mount_root: settings.mount_root.clone(),
             },
             backoff: Backoff::default(),
