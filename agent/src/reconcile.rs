@@ -12,7 +12,7 @@ use std::{
 
 use rand::Rng;
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     task::JoinHandle,
 };
 
@@ -31,6 +31,7 @@ use crate::{
     state::State,
     sys,
     text::chain,
+    workers::{Outcome, Overdue, Workers},
 };
 
 /// Events that follow each other this closely are answered by one round.
@@ -40,9 +41,6 @@ const DEBOUNCE: Duration = Duration::from_millis(5);
 const UDEV_PAUSE: Duration = Duration::from_millis(250);
 /// Pause before asking whether a disk has answered by now that did not.
 const ANSWER_PAUSE: Duration = Duration::from_secs(5);
-/// A decision that has waited for a worker for so long is made again: what it
-/// was made on may have changed.
-const STALE: Duration = Duration::from_secs(30);
 /// A job that is running at SIGTERM may take this long to end by itself.
 const GRACE: Duration = Duration::from_millis(4_000);
 
@@ -50,8 +48,17 @@ const GRACE: Duration = Duration::from_millis(4_000);
 #[derive(Debug)]
 enum News {
     Progress(String, Phase),
+    /// It takes longer than it should.
+    Overdue(String, Overdue),
     /// With why it failed, if it did.
     Ended(String, Option<String>),
+}
+
+/// Work on a disk as far as it has come.
+#[derive(Debug, Clone, Copy)]
+struct Work {
+    phase: Phase,
+    overdue: Option<Overdue>,
 }
 
 /// When to look again if nothing rings.
@@ -70,9 +77,9 @@ pub struct Reconciler {
     around: Surroundings,
     look: Option<Look>,
     backoff: Backoff,
-    /// Disks that are worked on, with how far it has come.
-    working: BTreeMap<String, Phase>,
-    workers: Arc<Semaphore>,
+    /// Disks that are worked on.
+    working: BTreeMap<String, Work>,
+    workers: Workers,
     news: (mpsc::UnboundedSender<News>, mpsc::UnboundedReceiver<News>),
     published: watch::Sender<Option<Arc<Round>>>,
     verdicts: BTreeMap<String, Verdict>,
@@ -104,7 +111,7 @@ impl Reconciler {
             },
             backoff: Backoff::default(),
             working: BTreeMap::new(),
-            workers: Arc::new(Semaphore::new(usize::from(settings.parallel))),
+            workers: Workers::new(settings.parallel),
             news: mpsc::unbounded_channel(),
             published,
             verdicts: BTreeMap::new(),
@@ -390,33 +397,29 @@ impl Reconciler {
     }
 
     fn start(&mut self, disk: String, job: Job, target: Target) {
-        self.working.insert(disk.clone(), Phase::Waiting);
-        let (workers, news, around) = (
-            Arc::clone(&self.workers),
-            self.news.0.clone(),
-            self.around.clone(),
-        );
-        let decided = Instant::now();
+        let waiting = Work {
+            phase: Phase::Waiting,
+            overdue: None,
+        };
+        self.working.insert(disk.clone(), waiting);
+        let (workers, around) = (self.workers.clone(), self.around.clone());
+        let (progress, news) = (self.news.0.clone(), self.news.0.clone());
         let _detached: JoinHandle<()> = tokio::spawn(async move {
-            let Ok(_permit) = workers.acquire_owned().await else {
-                return;
-            };
-            if decided.elapsed() > STALE {
-                drop(news.send(News::Ended(disk, None)));
-                return;
-            }
+            // The loop is gone at shutdown; then nobody wants to know.
             let name = disk.clone();
-            let (progress, ended) = (news.clone(), news);
-            let result = tokio::task::spawn_blocking(move || {
+            let job = move || {
                 let result = provision::execute(&job, target, &around, &|phase| {
-                    // The loop is gone at shutdown; then nobody wants to know.
                     drop(progress.send(News::Progress(name.clone(), phase)));
                 });
                 told(&name, result)
-            });
-            if let Ok(failure) = result.await {
-                drop(ended.send(News::Ended(disk, failure)));
-            }
+            };
+            let overdue = |overdue| drop(news.send(News::Overdue(disk.clone(), overdue)));
+            let failure = match workers.work(job, overdue).await {
+                Outcome::Ended(failure) => failure,
+                Outcome::Stale => None,
+                Outcome::Stopped => return,
+            };
+            drop(news.send(News::Ended(disk, failure)));
         });
     }
 
@@ -425,7 +428,16 @@ impl Reconciler {
         match news {
             News::Progress(disk, phase) => {
                 tracing::debug!(disk, ?phase, "progress");
-                self.working.insert(disk, phase);
+                if let Some(work) = self.working.get_mut(&disk) {
+                    work.phase = phase;
+                }
+                None
+            }
+            News::Overdue(disk, overdue) => {
+                if let Some(work) = self.working.get_mut(&disk) {
+                    work.overdue = Some(overdue);
+                    log_overdue(&disk, work.phase, overdue);
+                }
                 None
             }
             News::Ended(disk, failure) => {
@@ -455,18 +467,21 @@ impl Reconciler {
                     failures: failed.times,
                     error: Some(failed.error.clone()),
                     retry_in_seconds: Some(failed.again.saturating_duration_since(now).as_secs()),
+                    overdue: None,
                 };
                 (disk.clone(), operation)
             })
             .collect();
-        for (disk, phase) in &self.working {
+        for (disk, work) in &self.working {
             let operation = operations.entry(disk.clone()).or_insert(Operation {
                 phase: None,
                 failures: 0,
                 error: None,
                 retry_in_seconds: None,
+                overdue: None,
             });
-            operation.phase = Some(*phase);
+            operation.phase = Some(work.phase);
+            operation.overdue = work.overdue;
             operation.retry_in_seconds = None;
         }
         operations
@@ -530,7 +545,7 @@ impl Reconciler {
     async fn drain(&mut self) {
         // Jobs that wait for a worker do not begin any more.
         self.workers.close();
-        self.working.retain(|_, phase| *phase != Phase::Waiting);
+        self.working.retain(|_, work| work.phase != Phase::Waiting);
         let end = tokio::time::Instant::now() + GRACE;
         while !self.working.is_empty() {
             let news = tokio::time::timeout_at(end, self.news.1.recv());
@@ -545,6 +560,21 @@ impl Reconciler {
                     break;
                 }
             }
+        }
+    }
+}
+
+fn log_overdue(disk: &str, phase: Phase, overdue: Overdue) {
+    match overdue {
+        Overdue::Aside => {
+            tracing::warn!(disk, ?phase, "takes long, the others are not kept waiting");
+        }
+        Overdue::InTheWay => {
+            tracing::warn!(
+                disk,
+                ?phase,
+                "takes long, and too many do: others wait for it"
+            );
         }
     }
 }

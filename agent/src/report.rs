@@ -11,6 +11,7 @@ use crate::{
     longhorn::View,
     observe::{Device, Inventory, Transport},
     provision::Phase,
+    workers::Overdue,
 };
 
 /// Version of the JSON form; raised when a field changes its meaning.
@@ -62,6 +63,9 @@ pub struct Operation {
     /// Seconds until the next attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_in_seconds: Option<u64>,
+    /// It takes longer than it should: the disk may have stopped answering.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overdue: Option<Overdue>,
 }
 
 /// `/v1/disks` and `plan -o json`.
