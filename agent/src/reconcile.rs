@@ -255,6 +255,7 @@ impl Reconciler {
             inventory,
             mut verdicts,
             devices_read,
+            again,
             micros,
         } = seen;
         // Half-done work must not be judged: the verdict that began it stands.
@@ -267,7 +268,7 @@ impl Reconciler {
         self.backoff
             .retain(|disk| inventory.devices.contains_key(disk));
         let full = dirty.is_full();
-        let next = self.next_round(&verdicts);
+        let next = self.next_round(&verdicts, again);
         if self.settings.mode == Mode::Enforce {
             self.forget_finished(&inventory, &verdicts);
             self.start_jobs(&inventory, &verdicts, may_format);
@@ -319,7 +320,12 @@ impl Reconciler {
         }
     }
 
-    fn next_round(&mut self, verdicts: &BTreeMap<String, Verdict>) -> NextRound {
+    /// `again` is when a disk that could not be read is to be read again.
+    fn next_round(
+        &mut self,
+        verdicts: &BTreeMap<String, Verdict>,
+        again: Option<Instant>,
+    ) -> NextRound {
         // Where udevd's own events do not reach us, its record is read again,
         // ever more seldom for a disk that it does not get done with.
         let pending: BTreeSet<String> = verdicts
@@ -343,7 +349,8 @@ impl Reconciler {
         });
         let answer = silent.then_some(ANSWER_PAUSE);
         let now = Instant::now();
-        let retry = self.backoff.next(now).map(|again| again - now);
+        let retry = [self.backoff.next(now), again].into_iter().flatten().min();
+        let retry = retry.map(|again| again.saturating_duration_since(now));
         match [retry, udev, answer].into_iter().flatten().min() {
             Some(pause) => NextRound::After(pause, Dirty::Devices(pending)),
             None => NextRound::AtTimer,

@@ -67,7 +67,7 @@ pub struct Inside {
 }
 
 impl Inside {
-    fn is_settled(&self) -> bool {
+    fn is_read(&self) -> bool {
         let known = |fact: &Option<Fact<Option<u64>>>| {
             fact.as_ref().is_none_or(|fact| fact.known().is_ok())
         };
@@ -85,19 +85,24 @@ impl Inside {
 }
 
 impl Medium {
-    /// Everything that was asked for could be read, and nothing was said that
-    /// may be otherwise without any event, as somebody's exclusive hold may.
-    pub fn is_settled(&self) -> bool {
+    /// Everything that was asked of the medium could be read.
+    pub fn is_read(&self) -> bool {
         let content = self.content.as_ref().is_none_or(|content| {
             content.signature.known().is_ok()
                 && content
                     .scan
                     .as_ref()
                     .is_none_or(|scan| scan.known().is_ok())
-                && content.busy == Fact::Known(false)
         });
-        let partition = self.partition.as_ref().is_none_or(Inside::is_settled);
+        let partition = self.partition.as_ref().is_none_or(Inside::is_read);
         self.table.known().is_ok() && content && partition
+    }
+
+    /// Nothing is said that may be otherwise without any event, as somebody's
+    /// exclusive hold may.
+    pub fn is_settled(&self) -> bool {
+        let free = |content: &Content| content.busy == Fact::Known(false);
+        self.is_read() && self.content.as_ref().is_none_or(free)
     }
 }
 
