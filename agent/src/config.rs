@@ -160,6 +160,10 @@ pub struct Options {
     #[arg(long, env = "DISK_DISCOVERY_PARALLEL", value_name = "N")]
     #[serde(deserialize_with = "present")]
     pub parallel: Option<u16>,
+    /// Kill a mkfs that takes longer, and try again later [default: 30m]
+    #[arg(long, env = "DISK_DISCOVERY_MKFS_TIMEOUT", value_name = "DURATION")]
+    #[serde(deserialize_with = "present")]
+    pub mkfs_timeout: Option<Span>,
     /// Count loop devices as disks, for tests [default: false]
     #[arg(long, env = "DISK_DISCOVERY_ALLOW_LOOP", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     #[serde(deserialize_with = "present")]
@@ -207,6 +211,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Disks worked on at the same time.
     pub parallel: u16,
+    /// How long a mkfs may take.
+    pub mkfs_timeout: Duration,
     /// Form of log lines.
     pub log_format: LogFormat,
     /// What is logged.
@@ -314,6 +320,7 @@ impl Options {
             interval: self.interval.or(lower.interval),
             listen: self.listen.or(lower.listen),
             parallel: self.parallel.or(lower.parallel),
+            mkfs_timeout: self.mkfs_timeout.or(lower.mkfs_timeout),
             allow_loop: self.allow_loop.or(lower.allow_loop),
             log_format: self.log_format.or(lower.log_format),
             log: self.log.or(lower.log),
@@ -357,6 +364,13 @@ impl Options {
         let parallel = self.parallel.unwrap_or(4);
         if !(1..=64).contains(&parallel) {
             return Err(impossible("parallel", parallel, "allowed are 1 to 64"));
+        }
+        let mkfs_timeout = self
+            .mkfs_timeout
+            .map_or(Duration::from_mins(30), |span| span.0);
+        if !(Duration::from_secs(1)..=Duration::from_hours(24)).contains(&mkfs_timeout) {
+            let value = humantime::format_duration(mkfs_timeout);
+            return Err(impossible("mkfs-timeout", value, "allowed are 1s to 24h"));
         }
         let log = self.log.unwrap_or_else(|| "info".to_owned());
         // A word alone would be taken for the name of a target.
@@ -426,6 +440,7 @@ impl Options {
                 .listen
                 .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 9807))),
             parallel,
+            mkfs_timeout,
             log_format: self.log_format.unwrap_or(LogFormat::Text),
             log,
         })
@@ -603,6 +618,7 @@ mod tests {
             ("interval: 0s\n", "interval", "1s to 24h"),
             ("interval: soon\n", "soon", "90s"),
             ("parallel: 0\n", "parallel", "1 to 64"),
+            ("mkfs-timeout: 25h\n", "mkfs-timeout", "1s to 24h"),
             ("mount-root: mnt\n", "mount-root", "absolute"),
             ("mount-root: /\n", "mount-root", "of its own"),
             ("state-dir: /a/../b\n", "state-dir", "absolute"),

@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     approval::Token,
+    backoff::Backoff,
     claim::Begun,
     decide::{self, Policy, Verdict, Wanted},
     fact::Fact,
@@ -35,6 +36,8 @@ pub struct Seen {
     pub verdicts: BTreeMap<String, Verdict>,
     /// Devices read from sysfs.
     pub devices_read: usize,
+    /// When a disk that could not be read is to be read again.
+    pub again: Option<Instant>,
     /// Microseconds.
     pub micros: u64,
 }
@@ -47,6 +50,9 @@ pub struct Look {
     observer: Observer,
     media: BTreeMap<String, Remembered>,
     readers: Readers<Remembered>,
+    /// Disks that could not be read: reading a failing disk takes long, wears
+    /// it out, and whatever else changes is no reason to do so.
+    unread: Backoff,
     /// For a person who wants to know more than a decision needs.
     thorough: bool,
     /// For a person who wants a proof repeated; otherwise it is the disk's own.
@@ -58,6 +64,12 @@ pub struct Look {
 struct Remembered {
     asked: Asked,
     medium: Arc<Fact<Medium>>,
+}
+
+impl Remembered {
+    fn is_read(&self) -> bool {
+        self.medium.known().is_ok_and(Medium::is_read)
+    }
 }
 
 /// What the answer depends on besides what is on the disk.
@@ -82,6 +94,7 @@ impl Look {
             observer,
             media: BTreeMap::new(),
             readers: Readers::new(PATIENCE),
+            unread: Backoff::default(),
             thorough: false,
             seed: None,
         }
@@ -123,12 +136,13 @@ impl Look {
             inventory,
             verdicts,
             devices_read: self.observer.last_read().len(),
+            again: self.unread.next(Instant::now()),
             micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
         }
     }
 
-    /// Forgets media that an event spoke of, that could not be read, or whose
-    /// changes nobody would have announced.
+    /// Forgets media that an event spoke of, that could not be read and may be
+    /// tried again, or whose changes nobody would have announced.
     fn forget(&mut self, dirty: &Dirty, inventory: &Inventory) {
         let unannounced = dirty.is_full() && inventory.udevd != Fact::Known(true);
         let read = self.observer.last_read();
@@ -153,16 +167,21 @@ impl Look {
                 self.readers.changed(&name);
             }
         }
+        let now = Instant::now();
         self.media.retain(|name, remembered| {
-            let whole = remembered.medium.known().is_ok_and(|medium| {
-                medium.is_settled() && !(dirty.is_full() && medium.is_worth_another_look())
-            });
+            let lasts = if remembered.is_read() {
+                remembered.medium.known().is_ok_and(Medium::is_settled)
+            } else {
+                !self.unread.may_try(name, now)
+            };
             !lost
                 && !spoken_of(name)
                 && !unannounced
-                && whole
+                && lasts
                 && inventory.devices.contains_key(name)
         });
+        self.unread
+            .retain(|name| inventory.devices.contains_key(name));
     }
 
     fn read_media(
@@ -213,6 +232,12 @@ impl Look {
                 .get(&name)
                 .is_some_and(|asked| *asked == answer.asked)
             {
+                if answer.is_read() {
+                    self.unread.forget(&name);
+                } else {
+                    let why = "its medium could not be read".to_owned();
+                    self.unread.failed(&name, why, Instant::now());
+                }
                 self.media.insert(name, answer);
             }
         }

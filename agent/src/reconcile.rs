@@ -12,7 +12,7 @@ use std::{
 
 use rand::Rng;
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     task::JoinHandle,
 };
 
@@ -33,6 +33,7 @@ use crate::{
     sys,
     text::chain,
     units::{DevNo, DiskName},
+    workers::{Outcome, Overdue, Workers},
 };
 
 /// Events that follow each other this closely are answered by one round.
@@ -42,9 +43,6 @@ const DEBOUNCE: Duration = Duration::from_millis(5);
 const UDEV_PAUSE: Duration = Duration::from_millis(250);
 /// Pause before asking whether a disk has answered by now that did not.
 const ANSWER_PAUSE: Duration = Duration::from_secs(5);
-/// A decision that has waited for a worker for so long is made again: what it
-/// was made on may have changed.
-const STALE: Duration = Duration::from_secs(30);
 /// A job that is running at SIGTERM may take this long to end by itself.
 const GRACE: Duration = Duration::from_millis(4_000);
 
@@ -52,10 +50,19 @@ const GRACE: Duration = Duration::from_millis(4_000);
 #[derive(Debug)]
 enum News {
     Progress(String, Phase),
+    /// It takes longer than it should.
+    Overdue(String, Overdue),
     /// With why it failed, if it did.
     Ended(String, Option<String>),
     /// A dead mount is gone, or why it is not.
     Cleared(DiskName, Option<String>),
+}
+
+/// Work on a disk as far as it has come.
+#[derive(Debug, Clone, Copy)]
+struct Work {
+    phase: Phase,
+    overdue: Option<Overdue>,
 }
 
 /// When to look again if nothing rings.
@@ -74,9 +81,9 @@ pub struct Reconciler {
     around: Surroundings,
     look: Option<Look>,
     backoff: Backoff,
-    /// Disks that are worked on, with how far it has come.
-    working: BTreeMap<String, Phase>,
-    workers: Arc<Semaphore>,
+    /// Disks that are worked on.
+    working: BTreeMap<String, Work>,
+    workers: Workers,
     news: (mpsc::UnboundedSender<News>, mpsc::UnboundedReceiver<News>),
     published: watch::Sender<Option<Arc<Round>>>,
     verdicts: BTreeMap<String, Verdict>,
@@ -109,12 +116,13 @@ impl Reconciler {
                 host,
                 state,
                 max_formats_per_hour: settings.policy.max_formats_per_hour,
+                mkfs_timeout: settings.mkfs_timeout,
                 mount_root: settings.mount_root.clone(),
                 node: settings.node_name.clone(),
             },
             backoff: Backoff::default(),
             working: BTreeMap::new(),
-            workers: Arc::new(Semaphore::new(usize::from(settings.parallel))),
+            workers: Workers::new(settings.parallel),
             news: mpsc::unbounded_channel(),
             published,
             verdicts: BTreeMap::new(),
@@ -264,6 +272,7 @@ impl Reconciler {
             inventory,
             mut verdicts,
             devices_read,
+            again,
             micros,
         } = seen;
         // Half-done work must not be judged: the verdict that began it stands.
@@ -276,7 +285,7 @@ impl Reconciler {
         self.backoff
             .retain(|disk| inventory.devices.contains_key(disk));
         let full = dirty.is_full();
-        let next = self.next_round(&verdicts);
+        let next = self.next_round(&verdicts, again);
         let dead = decide::dead_mounts(&inventory, &self.settings.policy);
         self.stuck
             .retain(|name| dead.keys().any(|dead| dead.as_str() == name));
@@ -339,7 +348,12 @@ impl Reconciler {
         }
     }
 
-    fn next_round(&mut self, verdicts: &BTreeMap<String, Verdict>) -> NextRound {
+    /// `again` is when a disk that could not be read is to be read again.
+    fn next_round(
+        &mut self,
+        verdicts: &BTreeMap<String, Verdict>,
+        again: Option<Instant>,
+    ) -> NextRound {
         // Where udevd's own events do not reach us, its record is read again,
         // ever more seldom for a disk that it does not get done with.
         let pending: BTreeSet<String> = verdicts
@@ -363,12 +377,10 @@ impl Reconciler {
         });
         let answer = silent.then_some(ANSWER_PAUSE);
         let now = Instant::now();
-        let after = |backoff: &Backoff| backoff.next(now).map(|again| again - now);
-        match [after(&self.backoff), after(&self.stuck), udev, answer]
-            .into_iter()
-            .flatten()
-            .min()
-        {
+        let retries = [self.backoff.next(now), self.stuck.next(now), again];
+        let retry = retries.into_iter().flatten().min();
+        let retry = retry.map(|again| again.saturating_duration_since(now));
+        match [retry, udev, answer].into_iter().flatten().min() {
             Some(pause) => NextRound::After(pause, Dirty::Devices(pending)),
             None => NextRound::AtTimer,
         }
@@ -495,33 +507,29 @@ impl Reconciler {
     }
 
     fn start(&mut self, disk: String, job: Job, target: Target) {
-        self.working.insert(disk.clone(), Phase::Waiting);
-        let (workers, news, around) = (
-            Arc::clone(&self.workers),
-            self.news.0.clone(),
-            self.around.clone(),
-        );
-        let decided = Instant::now();
+        let waiting = Work {
+            phase: Phase::Waiting,
+            overdue: None,
+        };
+        self.working.insert(disk.clone(), waiting);
+        let (workers, around) = (self.workers.clone(), self.around.clone());
+        let (progress, news) = (self.news.0.clone(), self.news.0.clone());
         let _detached: JoinHandle<()> = tokio::spawn(async move {
-            let Ok(_permit) = workers.acquire_owned().await else {
-                return;
-            };
-            if decided.elapsed() > STALE {
-                drop(news.send(News::Ended(disk, None)));
-                return;
-            }
+            // The loop is gone at shutdown; then nobody wants to know.
             let name = disk.clone();
-            let (progress, ended) = (news.clone(), news);
-            let result = tokio::task::spawn_blocking(move || {
+            let job = move || {
                 let result = provision::execute(&job, target, &around, &|phase| {
-                    // The loop is gone at shutdown; then nobody wants to know.
                     drop(progress.send(News::Progress(name.clone(), phase)));
                 });
                 told(&name, result)
-            });
-            if let Ok(failure) = result.await {
-                drop(ended.send(News::Ended(disk, failure)));
-            }
+            };
+            let overdue = |overdue| drop(news.send(News::Overdue(disk.clone(), overdue)));
+            let failure = match workers.work(job, overdue).await {
+                Outcome::Ended(failure) => failure,
+                Outcome::Stale => None,
+                Outcome::Stopped => return,
+            };
+            drop(news.send(News::Ended(disk, failure)));
         });
     }
 
@@ -530,7 +538,16 @@ impl Reconciler {
         match news {
             News::Progress(disk, phase) => {
                 tracing::debug!(disk, ?phase, "progress");
-                self.working.insert(disk, phase);
+                if let Some(work) = self.working.get_mut(&disk) {
+                    work.phase = phase;
+                }
+                None
+            }
+            News::Overdue(disk, overdue) => {
+                if let Some(work) = self.working.get_mut(&disk) {
+                    work.overdue = Some(overdue);
+                    log_overdue(&disk, work.phase, overdue);
+                }
                 None
             }
             News::Cleared(name, failure) => {
@@ -568,18 +585,21 @@ impl Reconciler {
                     failures: failed.times,
                     error: Some(failed.error.clone()),
                     retry_in_seconds: Some(failed.again.saturating_duration_since(now).as_secs()),
+                    overdue: None,
                 };
                 (disk.clone(), operation)
             })
             .collect();
-        for (disk, phase) in &self.working {
+        for (disk, work) in &self.working {
             let operation = operations.entry(disk.clone()).or_insert(Operation {
                 phase: None,
                 failures: 0,
                 error: None,
                 retry_in_seconds: None,
+                overdue: None,
             });
-            operation.phase = Some(*phase);
+            operation.phase = Some(work.phase);
+            operation.overdue = work.overdue;
             operation.retry_in_seconds = None;
         }
         operations
@@ -646,7 +666,7 @@ impl Reconciler {
     async fn drain(&mut self) {
         // Jobs that wait for a worker do not begin any more.
         self.workers.close();
-        self.working.retain(|_, phase| *phase != Phase::Waiting);
+        self.working.retain(|_, work| work.phase != Phase::Waiting);
         let end = tokio::time::Instant::now() + GRACE;
         while !self.working.is_empty() {
             let news = tokio::time::timeout_at(end, self.news.1.recv());
@@ -661,6 +681,21 @@ impl Reconciler {
                     break;
                 }
             }
+        }
+    }
+}
+
+fn log_overdue(disk: &str, phase: Phase, overdue: Overdue) {
+    match overdue {
+        Overdue::Aside => {
+            tracing::warn!(disk, ?phase, "takes long, the others are not kept waiting");
+        }
+        Overdue::InTheWay => {
+            tracing::warn!(
+                disk,
+                ?phase,
+                "takes long, and too many do: others wait for it"
+            );
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     observe::{Device, Inventory, Transport},
     provision::Phase,
     units::DevNo,
+    workers::Overdue,
 };
 
 /// Version of the JSON form; raised when a field changes its meaning.
@@ -80,6 +81,9 @@ pub struct Operation {
     /// Seconds until the next attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_in_seconds: Option<u64>,
+    /// It takes longer than it should: the disk may have stopped answering.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overdue: Option<Overdue>,
 }
 
 /// `/v1/disks` and `plan -o json`.

@@ -773,6 +773,36 @@ fn dirty_devices_add_up_and_everything_stays_everything() {
     assert_eq!(Dirty::Everything.and(Dirty::nothing()), Dirty::Everything);
 }
 
+#[test]
+fn a_disk_that_cannot_be_read_is_not_read_again_because_something_else_changed() {
+    let tree = Tree::new();
+    tree.disk(VIRTIO, "vdb", 254, 16);
+    tree.record(254, 16, "I:1\n");
+    let mut look = Look::new(tree.host(), Policy::default(), tree.observer());
+    let mut why = |dirty: &Dirty| {
+        let seen = look.look(dirty, &BTreeSet::new());
+        assert!(seen.again.is_some(), "it is never read again");
+        match seen.verdicts.get("vdb") {
+            Some(Verdict::Refused(refusal)) if refusal.reason == Reason::ProbeFailed => {
+                refusal.detail.clone()
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    // An event of its own is a reason, and each failure makes the wait longer.
+    for _ in 0..8 {
+        why(&dirty(&["vdb"]));
+    }
+    let absent = why(&Dirty::Everything);
+    tree.write("dev/vdb", "no block device");
+    assert_eq!(why(&Dirty::nothing()), absent);
+    assert_eq!(why(&dirty(&["sda"])), absent);
+    assert_eq!(why(&Dirty::Everything), absent);
+    assert_ne!(why(&dirty(&["vdb"])), absent);
+    tree.remove("dev/vdb");
+    assert_eq!(why(&Dirty::Lost), absent);
+}
+
 // ---------------------------------------------------------------------------
 // From the trees to a verdict.
 

@@ -198,14 +198,26 @@ fn before_medium(view: &View<'_>, disk: &Device) -> Result<(), Refusal> {
     gates::never_touch(view, disk)?;
     gates::hazard(view, disk)?;
     gates::policy(view, disk)?;
-    gates::in_use(view, disk)?;
-    gates::unpartitioned(view, disk)?;
+    gates::in_use(view, disk)
+        .and_then(|()| gates::unpartitioned(view, disk))
+        .map_err(|refusal| claim_unread(view, disk).unwrap_or(refusal))?;
     view.unique_hardware(disk)?;
     // Before udevd is done there is no use in reading: it will be read again.
     if *view.inventory.udevd.known()? {
         gates::udev_done(disk)?;
     }
     Ok(())
+}
+
+/// Where the place of a claim could not be read, the disk may be ours: that
+/// comes before the advice to erase what somebody else has left.
+fn claim_unread(view: &View<'_>, disk: &Device) -> Option<Refusal> {
+    if view.inventory.not_answering.contains(&disk.name) {
+        return Some(Reason::NotAnswering.into());
+    }
+    let medium = view.inventory.media.get(&disk.name)?.known().ok()?;
+    let why = medium.table.known().err()?;
+    Some(Refusal::new(Reason::ProbeFailed, why))
 }
 
 /// The chain of refusals. What reaches the end may be provisioned.

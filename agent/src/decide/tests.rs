@@ -898,6 +898,27 @@ fn a_committed_partition_that_cannot_be_read_is_not_called_damaged() {
 }
 
 #[test]
+fn a_disk_whose_claim_cannot_be_read_is_not_called_somebody_elses() {
+    let mut bench = Bench::managed();
+    bench.medium("sdb").table = lost();
+    assert_eq!(bench.reason("sdb"), Reason::ProbeFailed);
+    bench
+        .mounts()
+        .push(mount(devno(8, 17), "/mnt/longhorn/sdb1"));
+    assert_eq!(bench.reason("sdb"), Reason::ProbeFailed);
+    bench.inventory.media.remove("sdb");
+    bench.inventory.not_answering.insert("sdb".to_owned());
+    assert_eq!(bench.reason("sdb"), Reason::NotAnswering);
+    // Not even opened, as without the rights of root: then that is not asked.
+    bench.inventory.not_answering.clear();
+    bench
+        .inventory
+        .media
+        .insert("sdb".to_owned(), Arc::new(lost()));
+    assert_eq!(bench.reason("sdb"), Reason::Mounted);
+}
+
+#[test]
 fn an_interrupted_disk_is_gone_on_with_when_nothing_but_our_work_is_inside() {
     let expected = Verdict::Resume(Resume {
         claim: claim_id(),

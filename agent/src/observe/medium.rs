@@ -62,6 +62,13 @@ pub struct Lodger {
     pub longhorn: Option<Fact<LonghornDisk>>,
 }
 
+impl Lodger {
+    fn is_read(&self) -> bool {
+        let looked = self.longhorn.as_ref();
+        self.signature.known().is_ok() && looked.is_none_or(|longhorn| longhorn.known().is_ok())
+    }
+}
+
 /// How a filesystem is looked into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Window {
@@ -101,7 +108,7 @@ pub struct Inside {
 }
 
 impl Inside {
-    fn is_settled(&self) -> bool {
+    fn is_read(&self) -> bool {
         let known = |fact: &Option<Fact<Option<u64>>>| {
             fact.as_ref().is_none_or(|fact| fact.known().is_ok())
         };
@@ -122,33 +129,25 @@ impl Inside {
 }
 
 impl Medium {
-    /// A filesystem could not be looked into. It is tried again, but not at once:
-    /// each try makes the kernel announce changes of a loop device.
-    pub fn is_worth_another_look(&self) -> bool {
-        let longhorn = self
-            .lodger
-            .as_ref()
-            .and_then(|lodger| lodger.longhorn.as_ref());
-        longhorn.is_some_and(|longhorn| longhorn.known().is_err())
-    }
-
-    /// Everything that was asked for could be read, and nothing was said that
-    /// may be otherwise without any event, as somebody's exclusive hold may.
-    pub fn is_settled(&self) -> bool {
+    /// Everything that was asked of the medium could be read.
+    pub fn is_read(&self) -> bool {
         let content = self.content.as_ref().is_none_or(|content| {
             content.signature.known().is_ok()
                 && content
                     .scan
                     .as_ref()
                     .is_none_or(|scan| scan.known().is_ok())
-                && content.busy == Fact::Known(false)
         });
-        let partition = self.partition.as_ref().is_none_or(Inside::is_settled);
-        let lodger = self
-            .lodger
-            .as_ref()
-            .is_none_or(|lodger| lodger.signature.known().is_ok());
+        let partition = self.partition.as_ref().is_none_or(Inside::is_read);
+        let lodger = self.lodger.as_ref().is_none_or(Lodger::is_read);
         self.table.known().is_ok() && content && partition && lodger
+    }
+
+    /// Nothing is said that may be otherwise without any event, as somebody's
+    /// exclusive hold may.
+    pub fn is_settled(&self) -> bool {
+        let free = |content: &Content| content.busy == Fact::Known(false);
+        self.is_read() && self.content.as_ref().is_none_or(free)
     }
 }
 

@@ -22,7 +22,7 @@ mod mount;
 mod proof;
 mod table;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use serde::Serialize;
 
@@ -55,6 +55,8 @@ pub struct Surroundings {
     pub state: State,
     /// Disks begun within an hour; unlimited when there is no number.
     pub max_formats_per_hour: Option<u32>,
+    /// How long a mkfs may take.
+    pub mkfs_timeout: Duration,
     /// Directory below which disks are mounted.
     pub mount_root: PathBuf,
     /// Name of this node.
@@ -164,7 +166,8 @@ pub fn execute(
             progress(Phase::Partitioning);
             let pending = begin(proof, provision, around)?;
             progress(Phase::Formatting);
-            mkfs::make(&pending, provision.filesystem, Ground::Fresh)?;
+            let patience = around.mkfs_timeout;
+            mkfs::make(&pending, provision.filesystem, Ground::Fresh, patience)?;
             finish(pending, provision.filesystem, around, progress).map(Done::Mounted)
         }
         Job::Resume(resume) => {
@@ -180,7 +183,8 @@ pub fn execute(
             let filesystem = match left {
                 Left::Unfinished => {
                     progress(Phase::Formatting);
-                    mkfs::make(&pending, resume.filesystem, Ground::Resumed)?;
+                    let patience = around.mkfs_timeout;
+                    mkfs::make(&pending, resume.filesystem, Ground::Resumed, patience)?;
                     resume.filesystem
                 }
                 Left::Finished(filesystem) => filesystem,

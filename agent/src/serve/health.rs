@@ -12,8 +12,9 @@ use super::{Shared, text};
 use crate::{
     config::Mode,
     decide::Verdict,
-    report::{degraded, now},
+    report::{Operation, degraded, now},
     units::DiskName,
+    workers::Overdue,
 };
 
 /// A named condition of `/readyz`.
@@ -189,7 +190,7 @@ fn checks(shared: &Shared) -> Vec<Check> {
     let failing: Vec<String> = round
         .operations
         .iter()
-        .filter_map(|(disk, operation)| Some(format!("{disk}: {}", operation.error.as_ref()?)))
+        .filter_map(|(disk, operation)| Some(format!("{disk}: {}", trouble(operation)?)))
         .collect();
     checks.push(Check::none_of("operations", &failing, "none failing"));
     checks.push(match &round.mount_units {
@@ -203,4 +204,17 @@ fn checks(shared: &Shared) -> Vec<Check> {
         detail: round.longhorn.to_string(),
     });
     checks
+}
+
+/// What is wrong with work on a disk, if anything.
+fn trouble(operation: &Operation) -> Option<String> {
+    let overdue = operation.overdue.map(|overdue| match overdue {
+        Overdue::Aside => "takes long",
+        Overdue::InTheWay => "takes long, and others wait for it",
+    });
+    match (overdue, &operation.error) {
+        (Some(overdue), Some(error)) => Some(format!("{overdue}; before: {error}")),
+        (Some(overdue), None) => Some(overdue.to_owned()),
+        (None, error) => error.clone(),
+    }
 }
