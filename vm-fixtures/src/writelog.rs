@@ -166,7 +166,8 @@ impl WriteLog {
             Request::Flush => Ok(()),
             Request::Discard if from < end => zero(disk, logged.at + from, end - from),
             Request::Write | Request::Discard => {
-                let mut piece = vec![0; usize::try_from(PIECE.min(logged.len))?];
+                let zeroes = vec![0; usize::try_from(PIECE.min(logged.len))?];
+                let mut piece = zeroes.clone();
                 let mut at = from;
                 while at < end {
                     let len = PIECE.min(end - at);
@@ -177,7 +178,7 @@ impl WriteLog {
                         .read_exact_at(bytes, logged.bytes_at + at)
                         .context("read the log")?;
                     // mkfs clears whole journals: the file stays sparse.
-                    if bytes.iter().all(|&byte| byte == 0) {
+                    if zeroes.starts_with(bytes) {
                         zero(disk, logged.at + at, len)?;
                     } else {
                         disk.write_all_at(bytes, logged.at + at)
