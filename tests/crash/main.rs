@@ -1,5 +1,6 @@
 //! Crashes: every state in which one can leave a disk, rebuilt from a log of
-//! all writes, and tried with a new start of the agent.
+//! all writes, and tried with a new start of the agent; and the agent killed and
+//! the power cut at random moments.
 
 #![allow(
     clippy::panic,
@@ -11,10 +12,12 @@
 mod attempt;
 mod image;
 mod judge;
+mod kills;
 mod plan;
 mod record;
 mod run;
 mod state;
+mod workers;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -22,48 +25,106 @@ use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
 use vm_fixtures::Lab;
 
-use crate::{judge::Ending, run::Run};
+use crate::{judge::Ending, kills::Kills, run::Run};
+
+type Check<T> = (&'static str, fn(&T) -> Result<(), String>);
+
+/// What must hold of the states.
+const STATES: [Check<Run>; 3] = [
+    (
+        "with_its_journal_entry_every_crash_state_ends_mounted_under_its_name",
+        |run| all_well(run, true),
+    ),
+    (
+        "without_it_every_crash_state_is_mounted_or_left_exactly_as_it_was",
+        |run| all_well(run, false),
+    ),
+    (
+        "a_durable_file_that_is_gone_from_a_crash_state_counts_as_harm",
+        Run::would_see_harm,
+    ),
+];
+
+/// What must hold after kills and power cuts.
+const KILLS: [Check<Kills>; 2] = [
+    (
+        "names_and_durable_files_outlast_kills_and_power_cuts",
+        Kills::unharmed,
+    ),
+    (
+        "a_durable_file_that_is_gone_after_kills_counts_as_harm",
+        Kills::would_see_harm,
+    ),
+];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     if arguments.list {
-        return libtest_mimic::run(&arguments, trials(None)).exit_code();
+        return libtest_mimic::run(&arguments, trials(&None)).exit_code();
     }
-    let machines = arguments.test_threads.unwrap_or(1);
-    let run = Arc::new(Lab::open().and_then(|lab| run::run(&lab, machines)));
-    let tested = libtest_mimic::run(&arguments, trials(Some(&run)));
-    match run.as_ref() {
-        Ok(run) => println!("{}", run.line()),
-        Err(error) => eprintln!("crash: nothing was shown of any state: {error:?}"),
+    let done = Some(Arc::new(done(&arguments)));
+    let tested = libtest_mimic::run(&arguments, trials(&done));
+    match done.as_deref() {
+        Some(Ok(done)) => {
+            let lines = [
+                done.states.as_ref().map(Run::line),
+                done.kills.as_ref().map(Kills::line),
+            ];
+            for line in lines.into_iter().flatten() {
+                println!("{line}");
+            }
+        }
+        Some(Err(error)) => eprintln!("crash: nothing was shown: {error:?}"),
+        None => {}
     }
     tested.exit_code()
 }
 
-type Shared = Arc<Result<Run>>;
+/// What was done of it, by the names that are asked for.
+struct Done {
+    states: Option<Run>,
+    kills: Option<Kills>,
+}
 
-fn trials(run: Option<&Shared>) -> Vec<Trial> {
-    let trial = |name: &str, check: fn(&Run) -> Result<(), String>| {
-        let run = run.cloned();
-        Trial::test(name, move || check(ran(&run)?).map_err(Failed::from))
-    };
-    vec![
-        trial(
-            "with_its_journal_entry_every_crash_state_ends_mounted_under_its_name",
-            |run| all_well(run, true),
-        ),
-        trial(
-            "without_it_every_crash_state_is_mounted_or_left_exactly_as_it_was",
-            |run| all_well(run, false),
-        ),
-        trial("a_durable_file_that_is_gone_counts_as_harm", |run| {
-            match run.control.as_ref().map(judge::Seen::ending) {
-                Some(Ending::Harmed(_)) => Ok(()),
-                // States that are asked for are tried alone.
-                None if run::is_asked() => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        }),
-    ]
+fn done(arguments: &Arguments) -> Result<Done> {
+    let machines = arguments.test_threads.unwrap_or(1);
+    let filter = arguments.filter.as_deref().unwrap_or_default();
+    let states = STATES.iter().any(|(name, _)| name.contains(filter));
+    let kills = KILLS.iter().any(|(name, _)| name.contains(filter));
+    let (lab, seed) = (Lab::open()?, run::seed()?);
+    eprintln!("crash: seed {seed} (DISK_DISCOVERY_CRASH_SEED repeats it)");
+    Ok(Done {
+        states: states.then(|| run::run(&lab, machines, seed)).transpose()?,
+        // States that are asked for are tried alone.
+        kills: (kills && !run::is_asked())
+            .then(|| kills::run(&lab, machines, seed))
+            .transpose()?,
+    })
+}
+
+type Shared = Arc<Result<Done>>;
+
+fn trials(done: &Option<Shared>) -> Vec<Trial> {
+    let states = STATES
+        .iter()
+        .map(|&check| trial(check, done, |done| done.states.as_ref()));
+    let kills = KILLS
+        .iter()
+        .map(|&check| trial(check, done, |done| done.kills.as_ref()));
+    states.chain(kills).collect()
+}
+
+fn trial<T: 'static>(
+    (name, check): Check<T>,
+    done: &Option<Shared>,
+    part: fn(&Done) -> Option<&T>,
+) -> Trial {
+    let done = done.clone();
+    Trial::test(name, move || match part(ran(&done)?) {
+        Some(part) => check(part).map_err(Failed::from),
+        None if run::is_asked() => Ok(()),
+        None => Err("not tried".into()),
+    })
 }
 
 fn all_well(run: &Run, journal: bool) -> Result<(), String> {
@@ -95,9 +156,9 @@ fn all_well(run: &Run, journal: bool) -> Result<(), String> {
     ))
 }
 
-fn ran(run: &Option<Shared>) -> Result<&Run, String> {
-    let run = run.as_ref().ok_or("not run")?;
-    run.as_ref().as_ref().map_err(|error| {
+fn ran(done: &Option<Shared>) -> Result<&Done, String> {
+    let done = done.as_ref().ok_or("not run")?;
+    done.as_ref().as_ref().map_err(|error| {
         let text = format!("{error:#}");
         // The whole of it is told once, at the end.
         text.lines().next().unwrap_or_default().to_owned()

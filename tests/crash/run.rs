@@ -1,9 +1,7 @@
 //! Records, tries the states, counts.
 
 use std::{
-    path::{Path, PathBuf},
-    sync::Mutex,
-    thread,
+    path::PathBuf,
     time::{Instant, SystemTime},
 };
 
@@ -16,6 +14,7 @@ use crate::{
     plan,
     record::{self, Recorded},
     state::State,
+    workers::share_out,
 };
 
 /// Disks for each filesystem, and with that twice as many states in a machine.
@@ -45,6 +44,15 @@ impl Run {
             .iter()
             .filter(|seen| seen.state.journal == journal);
         seen.map(Seen::ending).collect()
+    }
+
+    /// Whether something would be said if a durable file were gone.
+    pub fn would_see_harm(&self) -> Result<(), String> {
+        match self.control.as_ref().map(Seen::ending) {
+            Some(Ending::Harmed(_)) => Ok(()),
+            None if is_asked() => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
     }
 
     /// The line that counts them.
@@ -89,11 +97,9 @@ pub fn is_asked() -> bool {
 }
 
 /// Tries the states, in as many machines at a time.
-pub fn run(lab: &Lab, machines: usize) -> Result<Run> {
+pub fn run(lab: &Lab, machines: usize, seed: u64) -> Result<Run> {
     let began = Instant::now();
     let tell = |what: &str| eprintln!("crash: {what} after {} s", began.elapsed().as_secs());
-    let seed = seed()?;
-    eprintln!("crash: seed {seed} (DISK_DISCOVERY_CRASH_SEED repeats it)");
     let made = tempfile::Builder::new()
         .prefix("crash.")
         .tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
@@ -109,9 +115,19 @@ pub fn run(lab: &Lab, machines: usize) -> Result<Run> {
     };
     let recorded = record::read(recording)?;
     let (control, batches) = chosen(&recorded, seed)?;
-    let seen = try_all(lab, &recorded, &batches, made.path(), machines, &tell)?;
+    let count = batches.len();
+    let seen = share_out(machines, batches, |at, batch| {
+        let seen = attempt(lab, &recorded, &batch, made.path())?;
+        tell(&format!(
+            "machine {} of {count} with {} states",
+            at + 1,
+            seen.len()
+        ));
+        Ok(seen)
+    })?;
     let (of_control, seen) = seen
         .into_iter()
+        .flatten()
         .partition::<Vec<Seen>, _>(|seen| control.as_ref() == Some(&seen.state));
     let mut run = Run {
         seen,
@@ -170,40 +186,4 @@ fn control(disk: &Recorded) -> Result<State> {
         }
     }
     bail!("the user's file is not in the log")
-}
-
-fn try_all(
-    lab: &Lab,
-    recorded: &[Recorded],
-    batches: &[Vec<State>],
-    dir: &Path,
-    machines: usize,
-    tell: &(impl Fn(&str) + Sync),
-) -> Result<Vec<Seen>> {
-    let next = Mutex::new(batches.iter().enumerate());
-    let worker = || -> Result<Vec<Seen>> {
-        let mut all = Vec::new();
-        loop {
-            // A statement of its own: the lock must not be held meanwhile.
-            let batch = next.lock().unwrap().next();
-            let Some((at, batch)) = batch else {
-                return Ok(all);
-            };
-            all.extend(attempt(lab, recorded, batch, dir)?);
-            tell(&format!(
-                "machine {} of {} with {} states",
-                at + 1,
-                batches.len(),
-                batch.len()
-            ));
-        }
-    };
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..machines).map(|_| scope.spawn(worker)).collect();
-        let mut all = Vec::new();
-        for worker in workers {
-            all.extend(worker.join().unwrap()?);
-        }
-        Ok(all)
-    })
 }
