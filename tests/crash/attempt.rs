@@ -17,7 +17,7 @@ use vm_tests::{Disks, Node};
 use crate::{
     image,
     judge::{Before, Seen},
-    record::{Recorded, devices},
+    record::{Recorded, SIZE, devices},
     state::State,
 };
 
@@ -122,9 +122,10 @@ pub fn attempt(
 
 fn look(file: &Path) -> Result<Before> {
     let filesystem = image::filesystem(file)?;
+    let digest = digest_file(file)?;
     Ok(Before {
-        digest: digest_file(file)?,
-        blank: image::is_blank(file)?,
+        blank: digest == image::blank_digest(SIZE)?,
+        digest,
         committed: image::is_committed(file)?,
         birth: image::birth(file, filesystem)?,
     })

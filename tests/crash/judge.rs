@@ -63,6 +63,16 @@ pub enum Ending {
     Harmed(String),
 }
 
+impl Ending {
+    /// Whether it is one that is promised.
+    pub fn is_good(&self) -> bool {
+        match self {
+            Self::Recovered | Self::Refused => true,
+            Self::Stuck(_) | Self::Harmed(_) => false,
+        }
+    }
+}
+
 impl Seen {
     /// Judges it.
     pub fn ending(&self) -> Ending {

@@ -36,7 +36,7 @@ const STATE: &str = "state";
 const NO_MORE_COMES: Duration = Duration::from_secs(60);
 
 /// Hosts and boots of each in a whole run: more than 200 interruptions.
-const EVERYTHING: (u64, usize) = (6, 10);
+const EVERYTHING: (u64, usize) = (5, 8);
 /// The same in a sample.
 const SAMPLE: (u64, usize) = (1, 3);
 
@@ -223,7 +223,7 @@ impl Host {
             "perl /run/user.pl {boot} </dev/null >/dev/null 2>&1 &"
         ))?;
         node.start_agent()?;
-        for _ in 0..self.chance.random_range(2..=4) {
+        for _ in 0..self.chance.random_range(4..=5) {
             let whom = ["main", "all"][self.chance.random_range(0..2)];
             let moment = self.moment();
             node.vm.sh(&format!(
@@ -258,9 +258,9 @@ impl Host {
         format!(
             "mounted() {{ grep -c ' /mnt/longhorn/' /proc/mounts; }}
             before=$(mounted)
-            for _ in $(seq 100); do
+            for _ in $(seq 50); do
                 [ $(mounted) -eq $before ] || break
-                sleep 0.1
+                sleep 0.2
             done
             sleep {:.2}",
             pause / 3.0

@@ -30,7 +30,7 @@ use crate::{judge::Ending, kills::Kills, run::Run};
 type Check<T> = (&'static str, fn(&T) -> Result<(), String>);
 
 /// What must hold of the states.
-const STATES: [Check<Run>; 3] = [
+const STATES: [Check<Run>; 4] = [
     (
         "with_its_journal_entry_every_crash_state_ends_mounted_under_its_name",
         |run| all_well(run, true),
@@ -42,6 +42,10 @@ const STATES: [Check<Run>; 3] = [
     (
         "a_durable_file_that_is_gone_from_a_crash_state_counts_as_harm",
         Run::would_see_harm,
+    ),
+    (
+        "each_crash_state_can_be_tried_again_by_its_name",
+        Run::names_repeat,
     ),
 ];
 

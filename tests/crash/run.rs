@@ -55,6 +55,17 @@ impl Run {
         }
     }
 
+    /// Whether each state can be tried again by its name.
+    pub fn names_repeat(&self) -> Result<(), String> {
+        let lost =
+            |state: &&State| state.to_string().parse::<State>().ok().as_ref() != Some(*state);
+        let mut states = self.seen.iter().map(|seen| &seen.state);
+        match states.find(lost) {
+            Some(state) => Err(format!("{state:?} is not {state}")),
+            None => Ok(()),
+        }
+    }
+
     /// The line that counts them.
     pub fn line(&self) -> String {
         let endings: Vec<Ending> = self.seen.iter().map(Seen::ending).collect();
@@ -118,11 +129,18 @@ pub fn run(lab: &Lab, machines: usize, seed: u64) -> Result<Run> {
     let count = batches.len();
     let seen = share_out(machines, batches, |at, batch| {
         let seen = attempt(lab, &recorded, &batch, made.path())?;
+        let endings: Vec<Ending> = seen.iter().map(Seen::ending).collect();
+        let good = endings.iter().filter(|ending| ending.is_good()).count();
         tell(&format!(
-            "machine {} of {count} with {} states",
+            "machine {} of {count}: {good} of {} states are as promised",
             at + 1,
             seen.len()
         ));
+        for (seen, ending) in seen.iter().zip(&endings) {
+            if !ending.is_good() && control.as_ref() != Some(&seen.state) {
+                eprintln!("crash: {ending:?}");
+            }
+        }
         Ok(seen)
     })?;
     let (of_control, seen) = seen
@@ -134,14 +152,7 @@ pub fn run(lab: &Lab, machines: usize, seed: u64) -> Result<Run> {
         control: of_control.into_iter().next(),
         kept: given.clone(),
     };
-    let good = |ending: &Ending| matches!(ending, Ending::Recovered | Ending::Refused);
-    if given.is_none()
-        && !run
-            .seen
-            .iter()
-            .map(Seen::ending)
-            .all(|ending| good(&ending))
-    {
+    if given.is_none() && !run.seen.iter().all(|seen| seen.ending().is_good()) {
         run.kept = Some(made.keep());
     }
     Ok(run)
