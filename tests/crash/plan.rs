@@ -7,7 +7,7 @@ use std::{
     ops::Range,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use vm_fixtures::{Request, WriteLog};
 
@@ -22,7 +22,7 @@ const CLEARING: u64 = 2_000_000;
 /// The longest write that is torn.
 const LONGEST: u64 = 1 << 20;
 /// Random sets of lost writes for each stretch between two flushes.
-const SETS: usize = 3;
+const SETS: usize = 8;
 /// Random writes that are torn, for each filesystem.
 const TORN: usize = 20;
 
@@ -53,8 +53,8 @@ pub fn all(recorded: &[Recorded], seed: u64) -> Result<Plan> {
         let of_it = |disk: &&Recorded| disk.filesystem == filesystem;
         let disks: Vec<&Recorded> = recorded.iter().filter(of_it).collect();
         let mut turn = Turn {
+            loads: vec![0; disks.len()],
             disks,
-            next: 0,
             chance: StdRng::seed_from_u64(seed),
         };
         for journal in [true, false] {
@@ -81,7 +81,7 @@ pub fn all(recorded: &[Recorded], seed: u64) -> Result<Plan> {
 }
 
 /// All of them in such an order that a beginning has some of every kind.
-pub fn sample(plan: Plan, seed: u64) -> Vec<State> {
+pub fn mixed(plan: Plan, seed: u64) -> Vec<State> {
     let mut chance = StdRng::seed_from_u64(seed);
     let mut kinds: Vec<Vec<State>> = plan.into_values().collect();
     for states in &mut kinds {
@@ -109,39 +109,38 @@ pub fn batches(states: impl IntoIterator<Item = State>) -> Vec<Vec<State>> {
     batches
 }
 
-/// The disks of a filesystem, each in its turn.
+/// The disks of a filesystem, among which the states are shared out evenly.
 struct Turn<'a> {
     disks: Vec<&'a Recorded>,
-    next: usize,
+    /// States that each disk has got.
+    loads: Vec<usize>,
     chance: StdRng,
 }
 
 impl<'a> Turn<'a> {
-    /// What the next disk in turn makes of it that makes something of it.
-    fn take<T>(&mut self, mut make: impl FnMut(&'a Recorded) -> Option<T>) -> Option<T> {
-        for _ in 0..self.disks.len() {
-            let disk = self.disks[self.next];
-            self.next = (self.next + 1) % self.disks.len();
-            if let Some(made) = make(disk) {
-                return Some(made);
-            }
-        }
-        None
+    /// What is made of it with the disk that has the fewest states, among those
+    /// with which something can be made of it.
+    fn take(&mut self, mut make: impl FnMut(&'a Recorded) -> Option<State>) -> Option<State> {
+        let mut order: Vec<usize> = (0..self.disks.len()).collect();
+        order.sort_by_key(|disk| self.loads[*disk]);
+        let made = |disk: &usize| Some((*disk, make(self.disks[*disk])?));
+        let (disk, made) = order.iter().find_map(made)?;
+        self.loads[disk] += 1;
+        Some(made)
     }
 
-    /// As many as some disk makes something of.
-    fn take_all<T>(&mut self, make: impl Fn(&'a Recorded, usize) -> Option<T>) -> Vec<T> {
-        let mut all = Vec::new();
+    /// As many as something is made of with some disk. From the end: few disks
+    /// have the longest logs.
+    fn take_all(&mut self, make: impl Fn(&'a Recorded, usize) -> Option<State>) -> Vec<State> {
         let longest = self.disks.iter().map(|disk| disk.log.entries().len());
-        for at in 0..=longest.max().unwrap_or_default() {
-            all.extend(self.take(|disk| make(disk, at)));
-        }
-        all
+        let all = (0..=longest.max().unwrap_or_default()).rev();
+        all.filter_map(|at| self.take(|disk| make(disk, at)))
+            .collect()
     }
 
     fn prefixes(&mut self) -> Vec<State> {
         self.take_all(|disk, at| {
-            let all = 0..=disk.log.entries().len();
+            let all = 0..=end(disk);
             let mut telling = all.filter(|upto| !in_clearing(&disk.log, *upto));
             Some(State::prefix(disk, telling.nth(at)?))
         })
@@ -213,13 +212,12 @@ impl<'a> Turn<'a> {
         let mut all = Vec::new();
         for sector in [512, 4096] {
             for number in 0..4 {
-                let changed = |disk: &Recorded| {
-                    let at = *tables(disk).get(number)?;
-                    (disk.sector == sector).then(|| changed_sectors(disk, at))
-                };
-                let Some(changed) = self.take(changed).transpose()? else {
+                let mut with_it = self.disks.iter().filter(|disk| disk.sector == sector);
+                let Some(disk) = with_it.next() else {
                     continue;
                 };
+                let at = tables(disk).get(number).copied();
+                let changed = changed_sectors(disk, at.context("a table is missing")?)?;
                 for set in 1..(1_u64 << changed.len()) - 1 {
                     let torn = changed.iter().enumerate();
                     let torn = torn.filter(|(at, _)| set >> at & 1 == 1);
@@ -276,9 +274,14 @@ fn in_clearing(log: &WriteLog, upto: usize) -> bool {
     upto > 0 && clears(upto - 1) && clears(upto)
 }
 
+/// Where the user has ended, and a little more was written.
+fn end(disk: &Recorded) -> usize {
+    (disk.marks[2] + 6).min(disk.log.entries().len())
+}
+
 /// Writes between two flushes, where there is more than one.
 fn stretches(disk: &Recorded) -> Vec<Range<usize>> {
-    let entries = disk.log.entries().iter().enumerate();
+    let entries = disk.log.entries().iter().take(end(disk)).enumerate();
     let flushes = entries.filter(|(_, entry)| entry.request == Request::Flush);
     let stretches = flushes.map(|(at, _)| disk.log.durable_within(at)..at);
     stretches

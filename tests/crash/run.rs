@@ -171,11 +171,7 @@ fn chosen(recorded: &[Recorded], seed: u64) -> Result<(Option<State>, Vec<Vec<St
         eprintln!("crash: {kind:?} {with} journal: {} states", states.len());
     }
     let control = control(recorded.first().context("nothing was recorded")?)?;
-    let states: Vec<State> = if everything() {
-        plan.into_values().flatten().collect()
-    } else {
-        plan::sample(plan, seed)
-    };
+    let states = plan::mixed(plan, seed);
     let mut batches = plan::batches([control.clone()].into_iter().chain(states));
     if !everything() {
         batches.truncate(SAMPLE.1);
