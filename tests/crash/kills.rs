@@ -25,7 +25,7 @@ use crate::{
 
 const USER: &str = include_str!("user.pl");
 /// Blank disks that come with each boot.
-const NEW: usize = 4;
+const NEW: usize = 3;
 /// Boots that a disk lives through, and with it the moments at which it can be
 /// hit: before anything is written, while it is made, when it is in use.
 const LIFE: usize = 3;

@@ -19,7 +19,7 @@ mod run;
 mod state;
 mod workers;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, thread};
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -97,12 +97,22 @@ fn done(arguments: &Arguments) -> Result<Done> {
     let kills = KILLS.iter().any(|(name, _)| name.contains(filter));
     let (lab, seed) = (Lab::open()?, run::seed()?);
     eprintln!("crash: seed {seed} (DISK_DISCOVERY_CRASH_SEED repeats it)");
-    Ok(Done {
-        states: states.then(|| run::run(&lab, machines, seed)).transpose()?,
-        // States that are asked for are tried alone.
-        kills: (kills && !run::is_asked())
-            .then(|| kills::run(&lab, machines, seed))
-            .transpose()?,
+    let states = |machines| states.then(|| run::run(&lab, machines, seed)).transpose();
+    // States that are asked for are tried alone.
+    let kills = kills && !run::is_asked();
+    let kills = || kills.then(|| kills::run(&lab, 1, seed)).transpose();
+    if machines == 1 {
+        return Ok(Done {
+            states: states(1)?,
+            kills: kills()?,
+        });
+    }
+    // Side by side, since neither keeps two processors busy all the time.
+    thread::scope(|scope| {
+        let kills = scope.spawn(kills);
+        let states = states(machines - 1)?;
+        let kills = kills.join().unwrap()?;
+        Ok(Done { states, kills })
     })
 }
 
