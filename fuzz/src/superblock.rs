@@ -1,7 +1,10 @@
 //! How far a filesystem of our own has come. `Unused` permits to make it again.
 
 use disk_discovery::{
-    observe::superblock::{Progress, parse},
+    observe::{
+        superblock::{Progress, parse},
+        xfslog,
+    },
     units::Filesystem,
 };
 
@@ -26,6 +29,7 @@ pub fn check(input: &[u8]) {
         .then(|| byte(126).map(|mark| expected(mark == 0)))
         .flatten();
     assert_eq!(parse(input, Filesystem::Xfs), xfs);
+    log(input);
 
     // What lies behind the superblock says nothing.
     if input.len() > LEN {
@@ -37,6 +41,26 @@ pub fn check(input: &[u8]) {
             );
         }
     }
+}
+
+/// The place of a log may be anywhere, but is never long; what is found there is
+/// only compared.
+fn log(input: &[u8]) {
+    let Some(place) = xfslog::place(input) else {
+        return;
+    };
+    assert!((513..=1 << 20).contains(&place.len), "{place:?}");
+    // The superblock is read again where a log would be.
+    let record = |block: &[u8]| {
+        block.starts_with(&0xfeed_babe_u32.to_be_bytes())
+            && block.get(304..320) == Some(&place.uuid)
+    };
+    let expected = input.chunks(512).enumerate();
+    let expected = expected.filter(|(at, block)| *at > 0 && record(block));
+    assert_eq!(
+        xfslog::tells_of_a_mount(input, &place.uuid),
+        expected.count() > 0
+    );
 }
 
 fn expected(used: bool) -> Progress {

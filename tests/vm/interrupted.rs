@@ -23,8 +23,12 @@ pub const CASES: &[Case] = &[
         sigkill,
     ),
     (
-        "a_used_filesystem_under_a_pending_claim_is_kept_and_committed",
-        used_while_pending,
+        "a_used_ext4_under_a_pending_claim_is_kept_and_committed",
+        |lab| used_while_pending(lab, "ext4"),
+    ),
+    (
+        "a_used_xfs_under_a_pending_claim_is_kept_and_committed",
+        |lab| used_while_pending(lab, "xfs"),
     ),
     (
         "a_table_that_somebody_writes_while_mkfs_runs_is_not_overwritten",
@@ -38,11 +42,19 @@ pub const CASES: &[Case] = &[
 
 /// A node in the middle of mkfs, on a disk that is slow to write.
 fn formatting(lab: &Lab, name: &str) -> Result<Node> {
+    formatting_with(lab, name, "ext4")
+}
+
+fn formatting_with(lab: &Lab, name: &str, filesystem: &str) -> Result<Node> {
     let mut node = Node::boot(lab.machine(name).disk(Disk::virtio("alpha").gib(12)))?;
     throttle(&mut node, 1_000_000)?;
+    node.configure(&format!(
+        "mode: enforce\ninterval: 1h\nfilesystem: {filesystem}\n"
+    ))?;
     node.start_agent()?;
     for _ in 0..600 {
-        if node.vm.run("pgrep -x mkfs.ext4")?.success() {
+        let mkfs = node.vm.run(&format!("pgrep -x mkfs.{filesystem}"))?;
+        if mkfs.success() {
             // Some of it is on the disk before the interruption.
             std::thread::sleep(Duration::from_millis(500));
             return Ok(node);
@@ -116,8 +128,8 @@ fn resumed(mut node: Node) -> Result<()> {
 
 /// As if every commit had failed, and somebody had mounted the disk by hand
 /// and stored something.
-fn used_while_pending(lab: &Lab) -> Result<()> {
-    let mut node = formatting(lab, "used-pending")?;
+fn used_while_pending(lab: &Lab, filesystem: &str) -> Result<()> {
+    let mut node = formatting_with(lab, "used-pending", filesystem)?;
     let copy = |from: &str, to: &str| {
         let ends = [(0_u64, 34), ((12_u64 << 30) / 512 - 33, 33)];
         let dd = ends.map(|(at, count)| {
