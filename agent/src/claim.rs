@@ -13,7 +13,7 @@ mod table;
 
 pub use ends::Ends;
 pub use inspect::{Table, inspect};
-pub use table::{TableError, TableImage, partition_range};
+pub use table::{TableError, TableImage, TableWrite, partition_range};
 
 use std::collections::BTreeMap;
 
