@@ -9,6 +9,7 @@
 
 mod ends;
 mod inspect;
+pub mod protocol;
 mod table;
 
 pub use ends::Ends;
