@@ -9,13 +9,14 @@
 
 mod ends;
 mod inspect;
+pub mod protocol;
 mod resized;
 mod table;
 
 pub use ends::Ends;
 pub use inspect::{Table, inspect, inspect_with};
 pub use resized::{Resized, earlier_geometry, is_backup_of};
-pub use table::{TableError, TableImage, partition_range};
+pub use table::{TableError, TableImage, TableWrite, partition_range};
 
 use std::collections::BTreeMap;
 

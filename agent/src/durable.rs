@@ -1,4 +1,5 @@
-//! Small files on the host that must survive a power cut: whole or not at all.
+//! Small files and names on the host that must survive a power cut: whole or
+//! not at all.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -101,6 +102,19 @@ fn sync_directory(path: &Path) -> Result<(), WriteError> {
             step: "sync the directory of",
             source,
         })
+}
+
+/// Makes the name of a file or directory durable, and that of the directory
+/// above it, which may have been made along with it.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn sync_parents(path: &Path) -> io::Result<()> {
+    path.ancestors()
+        .skip(1)
+        .take(2)
+        .filter(|directory| !directory.as_os_str().is_empty())
+        .try_for_each(|directory| File::open(directory)?.sync_all())
 }
 
 fn directory_of(path: &Path) -> &Path {

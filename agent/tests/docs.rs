@@ -22,7 +22,7 @@ use disk_discovery::{
 };
 
 /// Documents whose links and scripts are checked, besides `docs/`.
-const AT_THE_TOP: &[&str] = &["README.md", "CONTRIBUTING.md"];
+const AT_THE_TOP: &[&str] = &["README.md", "CONTRIBUTING.md", "agent/docs/protocol.md"];
 
 fn project() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

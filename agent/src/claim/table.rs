@@ -67,6 +67,41 @@ impl TableImage {
     pub fn ends(&self) -> &Ends {
         &self.0
     }
+
+    /// How the table is put on a disk: the backup copy first, the primary one
+    /// last, each durable before the next begins. So one copy is whole at any
+    /// moment once there was one, and what the primary copy says, which others
+    /// read, the backup copy has said before.
+    pub fn writes(&self) -> [TableWrite<'_>; 2] {
+        let ends = &self.0;
+        let tail_start = ends
+            .geometry()
+            .size
+            .saturating_sub(ends.tail().len() as u64);
+        [
+            TableWrite {
+                step: "write the backup partition table",
+                at: tail_start,
+                bytes: ends.tail(),
+            },
+            TableWrite {
+                step: "write the partition table",
+                at: 0,
+                bytes: ends.head(),
+            },
+        ]
+    }
+}
+
+/// Bytes that are written in one piece and made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableWrite<'a> {
+    /// For messages.
+    pub step: &'static str,
+    /// Byte offset on the disk.
+    pub at: u64,
+    /// What is written there.
+    pub bytes: &'a [u8],
 }
 
 /// Bytes that the one partition occupies: from the first mebibyte to the last
@@ -97,6 +132,19 @@ mod tests {
         let build = |stage| TableImage::build(geometry, &id(), stage).expect("a table");
         assert_eq!(build(Stage::Pending), build(Stage::Pending));
         assert_ne!(build(Stage::Pending), build(Stage::Committed));
+    }
+
+    #[test]
+    fn the_backup_copy_is_written_before_the_primary_one_and_nothing_else_is() {
+        let geometry = Geometry {
+            size: 12 << 30,
+            sector: 512,
+        };
+        let image = TableImage::build(geometry, &id(), Stage::Pending).expect("a table");
+        let [first, last] = image.writes();
+        let tail = Ends::tail_start(geometry).expect("room");
+        assert_eq!((first.at, first.bytes), (tail, image.ends().tail()));
+        assert_eq!((last.at, last.bytes), (0, image.ends().head()));
     }
 
     #[test]

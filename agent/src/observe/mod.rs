@@ -33,7 +33,6 @@ pub mod tables;
 pub mod traces;
 pub mod udev_db;
 pub mod witness;
-pub mod xfslog;
 
 pub use device::{Device, Transport, UdevRecord};
 pub use host::Host;

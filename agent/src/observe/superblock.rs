@@ -1,10 +1,9 @@
-//! What superblocks say: whether a filesystem that our own mkfs made was
-//! finished or even used, for a partition whose claim is still pending; and how
-//! much of its partition a mounted one uses.
+//! What superblocks say: whether a filesystem that our own mkfs made was ever
+//! mounted, for a partition whose claim is still pending; and how much of its
+//! partition a mounted one uses.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{fs::File, io, ops::Range, os::unix::fs::FileExt};
 
-use super::xfslog;
 use crate::{sys, units::Filesystem};
 
 /// How far a filesystem of ours has come.
@@ -17,39 +16,57 @@ pub enum Progress {
     Finished,
 }
 
+/// What a superblock says of that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// All there is to know.
+    Now(Progress),
+    /// It was never mounted if these bytes of the partition are zero.
+    InLog(Range<u64>),
+}
+
+/// What the kernel writes behind the one record of `mkfs.xfs` before anything
+/// else, when it mounts, is more than this many bytes.
+const LOG_PIECE: u64 = 64 * 1024;
+
 /// Reads the superblock at the beginning of a partition.
 ///
 /// ext4 has no mark of a finished mkfs, but counts mounts (`s_mtime`,
-/// `s_mnt_count`, Documentation/filesystems/ext4/super.rst). XFS cannot be
-/// mounted while `sb_inprogress` is set, which mkfs clears last of all
-/// (xfs_format.h). That it is cleared does not say that the rest is there: mkfs
-/// flushes the disk only after that, and a power cut may have taken any of its
-/// writes before. So an XFS is kept only if its log tells of a mount.
+/// `s_mnt_count`, Documentation/filesystems/ext4/super.rst).
+///
+/// XFS has such a mark, `sb_inprogress` (xfs_format.h), but `mkfs.xfs` clears it
+/// with the same flush that makes everything else durable: after a power cut it
+/// proves nothing. What proves a mount is the log. mkfs leaves one record in it
+/// and zeroes behind; a mount that may write stamps the two mebibytes that
+/// follow (`xlog_clear_stale_blocks`), and what is stored goes there first.
 ///
 /// # Errors
 /// When it cannot be read or is none of that type.
 pub fn progress(device: &File, start: u64, filesystem: Filesystem) -> io::Result<Progress> {
     let mut bytes = [0_u8; 2048];
     device.read_exact_at(&mut bytes, start)?;
-    let none = || io::Error::other(format!("no superblock of {filesystem} where it belongs"));
-    let progress = parse(&bytes, filesystem).ok_or_else(none)?;
-    if (filesystem, progress) != (Filesystem::Xfs, Progress::Finished) {
-        return Ok(progress);
+    let told = parse(&bytes, filesystem).ok_or_else(|| {
+        io::Error::other(format!("no superblock of {filesystem} where it belongs"))
+    })?;
+    match told {
+        Told::Now(progress) => Ok(progress),
+        Told::InLog(range) => {
+            let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+            let mut log = vec![0; length];
+            device.read_exact_at(&mut log, start.saturating_add(range.start))?;
+            Ok(if log.iter().any(|byte| *byte != 0) {
+                Progress::Finished
+            } else {
+                Progress::Unused
+            })
+        }
     }
-    let place = xfslog::place(&bytes).ok_or_else(none)?;
-    let mut log = vec![0; place.len];
-    device.read_exact_at(&mut log, start.saturating_add(place.at))?;
-    Ok(if xfslog::tells_of_a_mount(&log, &place.uuid) {
-        Progress::Finished
-    } else {
-        Progress::Unused
-    })
 }
 
-/// What the superblock in the first 2048 bytes of a partition says; `None` when
-/// they are no superblock of that type.
-pub fn parse(bytes: &[u8], filesystem: Filesystem) -> Option<Progress> {
-    let used = match filesystem {
+/// What the first 2048 bytes of a partition say; `None` when they are no
+/// superblock of that type.
+pub fn parse(bytes: &[u8], filesystem: Filesystem) -> Option<Told> {
+    match filesystem {
         Filesystem::Ext4 => {
             let superblock = bytes.get(1024..)?;
             if superblock.get(0x38..0x3a)? != [0x53, 0xef] {
@@ -57,20 +74,56 @@ pub fn parse(bytes: &[u8], filesystem: Filesystem) -> Option<Progress> {
             }
             let mount_time = superblock.get(0x2c..0x30)?;
             let mount_count = superblock.get(0x34..0x36)?;
-            mount_time.iter().chain(mount_count).any(|byte| *byte != 0)
+            let mounted = mount_time.iter().chain(mount_count).any(|byte| *byte != 0);
+            Some(Told::Now(if mounted {
+                Progress::Finished
+            } else {
+                Progress::Unused
+            }))
         }
         Filesystem::Xfs => {
             if bytes.get(..4)? != b"XFSB" {
                 return None;
             }
-            *bytes.get(126)? == 0
+            if *bytes.get(126)? != 0 {
+                return Some(Told::Now(Progress::Unused));
+            }
+            log_after_mkfs(bytes)
         }
+    }
+}
+
+/// Where in the partition the log goes on behind the record of `mkfs.xfs`, by
+/// the fields of `struct xfs_dsb`; `None` when they make no sense. A log on
+/// another device tells nothing, and the filesystem is kept.
+fn log_after_mkfs(superblock: &[u8]) -> Option<Told> {
+    let number = |at: usize, length: usize| {
+        let bytes = superblock.get(at..at.checked_add(length)?)?;
+        Some(
+            bytes
+                .iter()
+                .fold(0, |sum: u64, byte| sum << 8 | u64::from(*byte)),
+        )
     };
-    Some(if used {
-        Progress::Finished
-    } else {
-        Progress::Unused
-    })
+    let (block, log_start) = (number(4, 4)?, number(48, 8)?);
+    if log_start == 0 {
+        return Some(Told::Now(Progress::Finished));
+    }
+    let (group_blocks, log_blocks) = (number(84, 4)?, number(96, 4)?);
+    let group_bits = u32::try_from(number(124, 1)?).ok()?;
+    // A record is padded to the stripe unit of the log.
+    let record = number(196, 4)?.max(1024);
+    // A block number is that of the group and that within the group, in bits.
+    let (group, within) = (
+        log_start.checked_shr(group_bits)?,
+        log_start & 1_u64.checked_shl(group_bits)?.checked_sub(1)?,
+    );
+    let first = group.checked_mul(group_blocks)?.checked_add(within)?;
+    let log = first.checked_mul(block)?;
+    let end = log.checked_add(log_blocks.checked_mul(block)?)?;
+    let start = log.checked_add(record)?;
+    let end = end.min(start.checked_add(LOG_PIECE)?);
+    (start < end).then_some(Told::InLog(start..end))
 }
 
 /// How much of its partition a mounted filesystem uses.
@@ -171,39 +224,61 @@ mod tests {
         assert_eq!(read(), Progress::Finished);
     }
 
+    /// Where the log begins, as the program of the filesystem's makers says.
+    fn log_of(file: &tempfile::NamedTempFile) -> u64 {
+        let asked = |words: &[&str]| {
+            let mut asked = Command::new("xfs_db");
+            asked.args(["-r", "-f"]).args(words).arg(file.path());
+            let out = asked.output().expect("xfs_db of xfsprogs");
+            String::from_utf8(out.stdout).expect("text")
+        };
+        let block = asked(&["-c", "sb 0", "-c", "p logstart"]);
+        let block = block.trim().trim_start_matches("logstart = ");
+        let byte = asked(&["-c", &format!("convert fsblock {block} byte")]);
+        let byte = byte.split(['(', ')']).nth(1).expect("a decimal number");
+        byte.parse().expect("a number")
+    }
+
     #[test]
-    fn a_fresh_xfs_is_unused_whether_or_not_mkfs_came_to_its_end() {
-        for sector in ["512", "4096"] {
-            let size = format!("size={sector}");
-            let file = made("mkfs.xfs", &["-q", "-s", &size]);
+    fn xfs_is_used_when_its_log_goes_on_behind_what_mkfs_wrote() {
+        for (unit, record) in [(None, 1024), (Some("su=64k"), 64 * 1024)] {
+            let options = unit.map_or(vec!["-q"], |unit| vec!["-q", "-l", unit]);
+            let file = made("mkfs.xfs", &options);
             let read = || progress(file.as_file(), 0, Filesystem::Xfs).expect("a superblock");
-            assert_eq!(read(), Progress::Unused);
-            file.as_file().write_all_at(&[1], 126).expect("the mark");
-            assert_eq!(read(), Progress::Unused);
+            let write = |byte, at| file.as_file().write_all_at(&[byte], at).expect("written");
+            assert_eq!(read(), Progress::Unused, "{unit:?}");
+            let behind = log_of(&file) + record;
+            write(1, behind - 1);
+            assert_eq!(read(), Progress::Unused, "{unit:?}");
+            write(1, behind);
+            assert_eq!(read(), Progress::Finished, "{unit:?}");
+            write(0, behind);
+            write(1, behind + 32 * 1024);
+            assert_eq!(read(), Progress::Finished, "{unit:?}");
         }
     }
 
-    /// As the kernel leaves it from the first moment of a mount on: records
-    /// behind the one that mkfs wrote.
     #[test]
-    fn an_xfs_whose_log_tells_of_a_mount_is_finished() {
+    fn an_xfs_whose_mkfs_is_in_progress_is_unused() {
         let file = made("mkfs.xfs", &["-q"]);
-        let mut superblock = [0; 2048];
-        file.as_file()
-            .read_exact_at(&mut superblock, 0)
-            .expect("a superblock");
-        let place = xfslog::place(&superblock).expect("a log");
-        let mut first = [0; 512];
-        file.as_file()
-            .read_exact_at(&mut first, place.at)
-            .expect("a record");
-        file.as_file()
-            .write_all_at(&first, place.at + 1024)
-            .expect("a second record");
-        let read = || progress(file.as_file(), 0, Filesystem::Xfs).expect("a superblock");
-        assert_eq!(read(), Progress::Finished);
+        let log = log_of(&file) + 1024;
+        file.as_file().write_all_at(&[1], log).expect("a log");
         file.as_file().write_all_at(&[1], 126).expect("the mark");
-        assert_eq!(read(), Progress::Unused);
+        let read = progress(file.as_file(), 0, Filesystem::Xfs);
+        assert_eq!(read.expect("a superblock"), Progress::Unused);
+    }
+
+    #[test]
+    fn a_log_elsewhere_tells_nothing_and_one_that_cannot_be_is_no_superblock() {
+        let mut bytes = vec![0; 2048];
+        bytes[..4].copy_from_slice(b"XFSB");
+        let told = parse(&bytes, Filesystem::Xfs);
+        assert_eq!(told, Some(Told::Now(Progress::Finished)));
+        bytes[55] = 1;
+        assert_eq!(parse(&bytes, Filesystem::Xfs), None);
+        bytes[48..56].fill(0xff);
+        bytes[84..88].fill(0xff);
+        assert_eq!(parse(&bytes, Filesystem::Xfs), None);
     }
 
     #[test]

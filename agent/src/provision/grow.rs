@@ -9,7 +9,7 @@ use std::{
 use super::{
     LockedDisk, Partition, ProvisionError,
     mount::{check_filesystem, shown_at},
-    table::{complete_table, open_partition},
+    table::{complete_table, flush, open_partition},
 };
 use crate::{
     claim::{ClaimId, Stage, partition_range},
@@ -135,7 +135,11 @@ impl GrowProof {
         // udevd looks again when this is closed, which is when all is done: a
         // partition whose length is not that of the table has no links by GUID.
         let file = self.disk.open_shared()?;
-        if !self.whole {
+        if self.whole {
+            // Who wrote it may have been killed before it was durable, and the
+            // filesystem is about to take the place of the older backup.
+            flush(&file, "flush the partition table")?;
+        } else {
             complete_table(&self.disk, &file, &self.claim)?;
         }
         if known < length {

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{LockedDisk, Partition, ProvisionError, Surroundings};
 use crate::{
     claim::ClaimId,
+    durable,
     fact::Unreadable,
     ledger::LedgerError,
     observe::{
@@ -229,7 +230,8 @@ fn mounts_at(table: &Path, place: &Path) -> Result<Vec<Mount>, ProvisionError> {
 
 /// Makes the directory that keeps a name for a disk, before anything is
 /// written to the disk: `mkdir` lets one of two win. `again` when the name was
-/// the disk's own already.
+/// the disk's own already. The directory is all that keeps the name of a disk
+/// that is away later on, so it is made durable.
 ///
 /// # Errors
 /// When the name is taken, or the directory cannot be made.
@@ -241,11 +243,17 @@ pub(super) fn reserve(
     let place = mount_root.join(claim.name.as_str());
     let step = |what: &str| ProvisionError::io(format!("{what} {}", place.display()));
     fs::create_dir_all(mount_root).map_err(step("make the directory above"))?;
-    match DirBuilder::new().mode(0o000).create(&place) {
-        Ok(()) => Ok(()),
-        Err(error) if again && error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(step("reserve")(error)),
-    }
+    let made = match DirBuilder::new().mode(0o000).create(&place) {
+        Ok(()) => true,
+        Err(error) if again && error.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(step("reserve")(error)),
+    };
+    durable::sync_parents(&place).map_err(|error| {
+        if made && !again {
+            give_back(mount_root, claim);
+        }
+        step("make durable")(error)
+    })
 }
 
 /// Removes a directory that was reserved a moment before, for a disk that was
@@ -269,6 +277,7 @@ fn prepare_mountpoint(place: &Path) -> Result<(), ProvisionError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(step("make")(error)),
     }
+    durable::sync_parents(&place).map_err(step("make durable"))?;
     let directory = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_CLOEXEC | libc::O_DIRECTORY | libc::O_NOFOLLOW)

@@ -12,7 +12,7 @@ use super::{
     BlankProof, ExclusiveDisk, LockedDisk, PendingProof, ProvisionError, exclusive::partition_name,
 };
 use crate::{
-    claim::{ClaimId, Ends, Resized, Stage, Table, TableImage},
+    claim::{ClaimId, Resized, Stage, Table, TableImage, TableWrite},
     observe::{device, medium},
     sys,
     units::DevNo,
@@ -80,7 +80,12 @@ impl PendingProof {
     /// When a write fails or the table read back is another.
     pub fn resume(self) -> Result<PendingDisk, ProvisionError> {
         let (disk, claim, whole) = self.into_parts();
-        if !whole {
+        if whole {
+            // Who wrote it may have been killed before it was durable. If it
+            // were not when the commit begins, a power cut could tear both
+            // copies at once.
+            flush(disk.file(), "flush the partition table")?;
+        } else {
             let pending =
                 TableImage::build(disk.disk().target().geometry(), &claim, Stage::Pending)?;
             write_table(disk.file(), &pending)?;
@@ -269,26 +274,18 @@ fn partitioned(disk: ExclusiveDisk, claim: ClaimId) -> Result<PendingDisk, Provi
     })
 }
 
-/// Backup first, primary last, the one durable before the other begins. What a
-/// torn write of either leaves is told apart sector by sector.
+/// Each copy is durable before the next begins. What a torn write of either
+/// leaves is told apart sector by sector.
 fn write_table(disk: &File, image: &TableImage) -> Result<(), ProvisionError> {
-    let ends = image.ends();
-    let tail_start = ends
-        .geometry()
-        .size
-        .saturating_sub(Ends::tail_len(ends.geometry()));
-    write(
-        disk,
-        ends.tail(),
-        tail_start,
-        "write the backup partition table",
-    )?;
-    write(disk, ends.head(), 0, "write the partition table")
+    for TableWrite { step, at, bytes } in image.writes() {
+        disk.write_all_at(bytes, at)
+            .map_err(ProvisionError::io(step))?;
+        flush(disk, step)?;
+    }
+    Ok(())
 }
 
-fn write(disk: &File, bytes: &[u8], at: u64, step: &'static str) -> Result<(), ProvisionError> {
-    disk.write_all_at(bytes, at)
-        .map_err(ProvisionError::io(step))?;
+pub(super) fn flush(disk: &File, step: &'static str) -> Result<(), ProvisionError> {
     nix::unistd::fsync(disk.as_fd()).map_err(|error| ProvisionError::io(step)(error.into()))
 }
 
