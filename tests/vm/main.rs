@@ -11,6 +11,7 @@
 mod contested;
 mod faulty;
 mod gates;
+mod growing;
 mod grown;
 mod hazards;
 mod inputs;
@@ -46,6 +47,7 @@ fn main() {
         swapped::CASES,
         faulty::CASES,
         grown::CASES,
+        growing::CASES,
         mount_units::CASES,
     ]
     .concat();
