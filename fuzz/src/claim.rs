@@ -372,8 +372,10 @@ impl Own {
             .iter()
             .filter(|(at, geometry, _)| *at > 0 && geometry.size < self.2.size);
         let ends = smaller.filter_map(|(_, geometry, _)| Some(partition_range(*geometry)?.end));
-        ends.min()
-            .map(|partition_end| Resized::Grown { partition_end })
+        ends.min().map(|partition_end| Resized::Grown {
+            partition_end,
+            moved: table.tail == self.at(Stage::Committed).tail,
+        })
     }
 
     /// Something of this claim is there besides the boot record, which every

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use vm_fixtures::{Bus, Disk, Lab};
 use vm_tests::{Disks, Node, Untouched, data_disks};
 
-use crate::{Case, interrupted::throttle};
+use crate::Case;
 
 pub const CASES: &[Case] = &[
     (
@@ -28,20 +28,12 @@ pub const CASES: &[Case] = &[
         "a_disk_that_was_cut_and_an_enlarged_copy_are_refused_and_not_written",
         cut_and_copied,
     ),
-    (
-        "growing_that_is_killed_at_any_step_is_completed_by_the_next_start",
-        killed,
-    ),
-    (
-        "growing_that_is_cut_off_with_the_power_at_any_step_is_completed_after_the_boot",
-        power_cut,
-    ),
 ];
 
-const GIB: u64 = 1 << 30;
+pub const GIB: u64 = 1 << 30;
 
 /// Writes files to a disk and notes their checksums.
-fn fill(node: &mut Node, path: &str) -> Result<()> {
+pub fn fill(node: &mut Node, path: &str) -> Result<()> {
     node.vm
         .sh(&format!(
             "cd {path} && for i in 1 2 3 4; do head -c 4000000 /dev/urandom > file$i; done
@@ -52,7 +44,7 @@ fn fill(node: &mut Node, path: &str) -> Result<()> {
 
 /// What must not change by growing: files, GUID of the partition, UUID of the
 /// filesystem, name of the partition.
-fn identity(node: &mut Node, device: &str, path: &str) -> Result<String> {
+pub fn identity(node: &mut Node, device: &str, path: &str) -> Result<String> {
     node.vm.sh(&format!(
         "cd {path} && sha256sum --quiet -c sums && cat sums
          udevadm settle; lsblk -dnro PARTUUID,PARTLABEL /dev/{device}; blkid -p -o value -s UUID /dev/{device}"
@@ -61,7 +53,7 @@ fn identity(node: &mut Node, device: &str, path: &str) -> Result<String> {
 
 /// Waits until the filesystem at a path has at least so many bytes, all but a
 /// twentieth of what its disk has, and no work is left to do.
-fn wait_grown(node: &mut Node, disk: &str, path: &str, bytes: u64) -> Result<()> {
+pub fn wait_grown(node: &mut Node, disk: &str, path: &str, bytes: u64) -> Result<()> {
     node.wait_until(&format!("{disk} is grown to {bytes}"), |disks| {
         let row = disks.row(disk);
         let settled = row.is_some_and(|row| {
@@ -99,7 +91,7 @@ fn withheld_by<'a>(disks: &'a Disks, disk: &str) -> &'a str {
 }
 
 /// Checks a filesystem that is not mounted.
-fn check_filesystem(node: &mut Node, device: &str, path: &str) -> Result<()> {
+pub fn check_filesystem(node: &mut Node, device: &str, path: &str) -> Result<()> {
     node.vm
         .sh(&format!(
             "systemctl stop disk-discovery && umount {path}
@@ -326,121 +318,4 @@ fn cut_and_copied(lab: &Lab) -> Result<()> {
     let after = identity(&mut node, "vdb1", paths[0])?;
     ensure!(before == after, "{before} became {after}");
     Ok(())
-}
-
-/// Calls in the middle of growing, each with the file that it is made on: the
-/// agent is killed when it makes this one.
-const STEPS: &[(&str, u32, &str)] = &[
-    // Before anything is written, and with the backup only in memory.
-    ("pwrite64", 1, "/dev/vdb"),
-    ("fsync", 1, "/dev/vdb"),
-    // The backup is there, the primary is not, or only in memory.
-    ("pwrite64", 2, "/dev/vdb"),
-    ("fsync", 2, "/dev/vdb"),
-    // Table and partition are grown, the filesystem is not.
-    ("ioctl", 1, "/mnt/longhorn/vdb1"),
-];
-
-/// A node with a filled disk of ours, whose agent is not started again by itself.
-fn fragile(lab: &Lab, name: &str, filesystem: &str) -> Result<(Node, String)> {
-    let mut node = Node::boot(lab.machine(name).disk(Disk::virtio("alpha").gib(12)))?;
-    node.vm
-        .sh("mkdir -p /etc/systemd/system/disk-discovery.service.d
-         printf '[Service]\\nRestart=no\\n' > /etc/systemd/system/disk-discovery.service.d/once.conf
-         systemctl daemon-reload")?;
-    node.configure(&format!(
-        "mode: enforce\ninterval: 1h\nfilesystem: {filesystem}\n"
-    ))?;
-    node.start_agent()?;
-    node.wait_mounted(&["/mnt/longhorn/vdb1"])?;
-    fill(&mut node, "/mnt/longhorn/vdb1")?;
-    let before = identity(&mut node, "vdb1", "/mnt/longhorn/vdb1")?;
-    node.vm.sh("sync")?;
-    Ok((node, before))
-}
-
-/// Enlarges the disk, and kills the agent at a step of growing.
-fn kill_at(node: &mut Node, step: &(&str, u32, &str), size: u64) -> Result<()> {
-    let (call, when, path) = step;
-    node.vm.sh(&format!(
-        "agent=$(systemctl show -p MainPID --value disk-discovery)
-         strace -f -qq -o /run/strace -P {path} -e trace={call} \
-             -e inject={call}:signal=KILL:when={when} -p $agent >/dev/null 2>/run/strace.err &
-         for i in $(seq 300); do
-             grep -L 'TracerPid:.0' /proc/$agent/task/*/status | wc -l | grep -qx \"$(ls /proc/$agent/task | wc -l)\" && exit 0
-             sleep 0.1
-         done; cat /run/strace.err >&2; exit 1",
-    ))?;
-    node.vm.resize("alpha", size)?;
-    node.vm.sh("for i in $(seq 900); do
-             systemctl is-active -q disk-discovery || exit 0
-             sleep 0.1
-         done; cat /run/strace; journalctl -u disk-discovery >&2; exit 1")?;
-    let killed = node
-        .vm
-        .sh("systemctl show -p ExecMainStatus --value disk-discovery")?;
-    ensure!(
-        killed.trim() == "9",
-        "{step:?}: it ended by itself: {killed}"
-    );
-    Ok(())
-}
-
-fn killed(lab: &Lab) -> Result<()> {
-    for filesystem in ["ext4", "xfs"] {
-        let (mut node, before) = fragile(lab, "grown-killed", filesystem)?;
-        for (round, step) in (1_u64..).zip(STEPS) {
-            let size = (12 + 4 * round) * GIB;
-            kill_at(&mut node, step, size)?;
-            let plan = node.plan()?;
-            ensure!(
-                plan.field("vdb", "verdict") == "managed",
-                "{step:?} {:#}",
-                plan.0
-            );
-            node.vm.sh("systemctl reset-failed disk-discovery; true")?;
-            node.start_agent()?;
-            wait_grown(&mut node, "vdb", "/mnt/longhorn/vdb1", size)?;
-            let after = identity(&mut node, "vdb1", "/mnt/longhorn/vdb1")?;
-            ensure!(before == after, "{step:?}: {before} became {after}");
-        }
-        check_filesystem(&mut node, "vdb1", "/mnt/longhorn/vdb1")?;
-    }
-    Ok(())
-}
-
-fn power_cut(lab: &Lab) -> Result<()> {
-    let (mut node, before) = fragile(lab, "grown-cut", "ext4")?;
-    for (round, step) in (1_u64..).zip(STEPS) {
-        let size = (12 + 4 * round) * GIB;
-        kill_at(&mut node, step, size)?;
-        node = Node::again(node.vm.power_cut()?)?;
-        wait_grown(&mut node, "vdb", "/mnt/longhorn/vdb1", size)?;
-        let after = identity(&mut node, "vdb1", "/mnt/longhorn/vdb1")?;
-        ensure!(before == after, "{step:?}: {before} became {after}");
-    }
-    // In the middle of the filesystem's own work, on a disk that is slow to write.
-    throttle(&mut node, 300_000)?;
-    node.vm.resize("alpha", 200 * GIB)?;
-    node.wait_until("the filesystem is being grown", |disks| {
-        let phase = disks
-            .row("vdb")
-            .and_then(|row| row.pointer("/operation/phase"));
-        phase.is_some_and(|phase| phase == "growing")
-    })?;
-    node.vm.sh("sleep 2")?;
-    let phase = node.disks()?;
-    ensure!(
-        phase
-            .row("vdb")
-            .and_then(|row| row.get("operation"))
-            .is_some(),
-        "it was grown too fast to be cut off: {:#}",
-        phase.0
-    );
-    node = Node::again(node.vm.power_cut()?)?;
-    wait_grown(&mut node, "vdb", "/mnt/longhorn/vdb1", 200 * GIB)?;
-    let after = identity(&mut node, "vdb1", "/mnt/longhorn/vdb1")?;
-    ensure!(before == after, "{before} became {after}");
-    check_filesystem(&mut node, "vdb1", "/mnt/longhorn/vdb1")
 }

@@ -12,6 +12,7 @@ mod adopted;
 mod contested;
 mod faulty;
 mod gates;
+mod growing;
 mod grown;
 mod hazards;
 mod identity;
@@ -52,6 +53,7 @@ fn main() {
         swapped::CASES,
         faulty::CASES,
         grown::CASES,
+        growing::CASES,
         mount_units::CASES,
     ]
     .concat();

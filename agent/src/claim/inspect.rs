@@ -184,7 +184,8 @@ fn compare(ends: &Ends, mut claim: Claim, before: Option<&BTreeMap<u64, Vec<u8>>
                 || replaceable(number)
         },
     );
-    let resized = resized(&older, geometry);
+    let moved = ends.tail() == committed.ends().tail();
+    let resized = resized(&older, geometry, moved);
     Table::Ours {
         claim,
         whole,

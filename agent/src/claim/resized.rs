@@ -10,11 +10,13 @@ use super::{ClaimId, Ends, Geometry, Stage, TableImage, partition_range};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum Resized {
-    /// It is larger. The partition, or what a torn write has left of its older
-    /// place, ends at this byte; nothing behind it is known to be ours.
+    /// It is larger. Nothing behind the partition as it was is known to be ours.
     Grown {
         /// Byte behind the partition by the oldest part of the table.
         partition_end: u64,
+        /// The backup for the present size is whole: the space was proven blank
+        /// before it was written, and the partition reaches to the new end.
+        moved: bool,
     },
     /// It is smaller.
     Shrunk {
@@ -58,7 +60,7 @@ impl Older {
 
 /// What such sectors say together. The boot record alone says nothing of where
 /// the partition is, and anybody's is the same.
-pub(super) fn resized(older: &[Older], now: Geometry) -> Option<Resized> {
+pub(super) fn resized(older: &[Older], now: Geometry, moved: bool) -> Option<Resized> {
     let header = older.iter().find(|older| older.number == 1);
     if let Some(header) = header.filter(|header| header.geometry.size > now.size) {
         return Some(Resized::Shrunk {
@@ -69,8 +71,10 @@ pub(super) fn resized(older: &[Older], now: Geometry) -> Option<Resized> {
         .iter()
         .filter(|older| older.number > 0 && older.may_be_replaced(now))
         .filter_map(|older| Some(partition_range(older.geometry)?.end));
-    ends.min()
-        .map(|partition_end| Resized::Grown { partition_end })
+    ends.min().map(|partition_end| Resized::Grown {
+        partition_end,
+        moved,
+    })
 }
 
 /// The smaller disk that the header in front was made for, if it says so. Not
@@ -231,6 +235,7 @@ mod tests {
                     };
                     let resized = (parts(1) || parts(2)).then(|| Resized::Grown {
                         partition_end: end(old),
+                        moved: true,
                     });
                     let expected = Table::Ours {
                         claim: crate::claim::Claim {
@@ -263,7 +268,7 @@ mod tests {
                     claim,
                     whole: false,
                     only_ours: true,
-                    resized: Some(Resized::Grown { partition_end }),
+                    resized: Some(Resized::Grown { partition_end, moved: false }),
                 } if claim.id == id && claim.stage == Stage::Committed && *partition_end == end(expected));
                 assert!(right, "{sector} {mix:03b}: {found:?}");
             }
@@ -346,14 +351,15 @@ mod tests {
             let zero = vec![0; after.tail().len()];
             let sources = [zero.as_slice(), after.tail()];
             let tail = mixed(sector, &sources, |at| usize::from(there[at % there.len()]));
+            let complete = tail == after.tail();
             let (found, earlier) = inspected(new, before.head().to_vec(), tail, &[&before]);
             prop_assert_eq!(earlier, Some(old));
             let right = matches!(&found, Table::Ours {
                 claim,
                 whole: false,
                 only_ours: true,
-                resized: Some(Resized::Grown { partition_end }),
-            } if claim.id == id && *partition_end == end(old));
+                resized: Some(Resized::Grown { partition_end, moved }),
+            } if claim.id == id && *partition_end == end(old) && *moved == complete);
             prop_assert!(right, "{:?}", found);
         }
 

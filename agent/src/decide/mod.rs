@@ -60,8 +60,10 @@ pub fn shortlist(inventory: &Inventory, policy: &Policy) -> BTreeMap<String, Wan
         .filter(|device| gates::kind(&view, device).is_ok())
         .filter_map(|disk| {
             let eligible = before_medium(&view, disk).is_ok();
-            let might_be_ours =
-                view.partitions(disk).len() == 1 || !begun(inventory, disk).is_empty();
+            let partitions = view.partitions(disk).len();
+            let might_be_ours = partitions == 1
+                || !begun(inventory, disk).is_empty()
+                || (partitions == 0 && has_torn_table(disk));
             let depth = if eligible {
                 Depth::Blankness
             } else if might_be_ours {
@@ -73,6 +75,14 @@ pub fn shortlist(inventory: &Inventory, policy: &Policy) -> BTreeMap<String, Wan
             Some((disk.name.clone(), Wanted { depth, window }))
         })
         .collect()
+}
+
+/// udevd sees a table where the kernel sees no partition: what a power cut
+/// leaves of a table of ours whose backup is whole. The disk must be recognised
+/// whatever a policy says of new disks.
+fn has_torn_table(disk: &Device) -> bool {
+    let seen = disk.udev.known().map_or(None, Option::as_ref);
+    seen.is_some_and(|record| record.table.is_some())
 }
 
 /// Claims that the journal says were begun on a disk.

@@ -998,6 +998,16 @@ fn depths(bench: &Bench) -> BTreeMap<String, Depth> {
 }
 
 #[test]
+fn a_changed_rule_does_not_orphan_a_disk_of_ours_whose_table_was_torn() {
+    let mut bench = Bench::managed();
+    bench.policy.deny = rules(&["name=sd*"]);
+    bench.inventory.devices.remove("sdb1");
+    bench.udev("sdb").table = Some("gpt".to_owned());
+    assert_eq!(depths(&bench)["sdb"], Depth::Claim);
+    assert_eq!(bench.verdict("sdb"), managed(false));
+}
+
+#[test]
 fn only_disks_that_may_be_taken_or_may_be_ours_are_read() {
     let mut bench = Bench::with(|b| {
         b.add(disk("sdc", 32));
@@ -1009,12 +1019,17 @@ fn only_disks_that_may_be_taken_or_may_be_ours_are_read() {
         b.add(disk("sr0", 64));
         b.add(disk("sde", 80));
         b.dev("sde").size = Fact::Known(GB);
+        b.add(disk("sdf", 96));
+        b.dev("sdf").size = Fact::Known(GB);
+        b.udev("sdf").table = Some("gpt".to_owned());
     });
-    // Their partitions keep sda and sdc from being taken, and may be ours.
+    // Their partitions keep sda and sdc from being taken, and may be ours; sdf
+    // is too small to be taken and has a table that the kernel does not know.
     let expected = [
         ("sda", Depth::Claim),
         ("sdb", Depth::Blankness),
         ("sdc", Depth::Claim),
+        ("sdf", Depth::Claim),
     ];
     let expected = expected.map(|(name, depth)| (name.to_owned(), depth));
     assert_eq!(depths(&bench), BTreeMap::from(expected));

@@ -60,19 +60,17 @@ fn own_backup(
         return Ok(is_backup_of(id, geometry, &tail).then_some(geometry.size));
     }
     // An older one ends with its header, which is the last sector of its disk.
+    // Where that was not written any more, it begins here, with its entries.
     let sector = u64::from(geometry.sector);
     let first = at / sector * sector;
     let last = first.saturating_add(tail_len).min(geometry.size);
     let ahead = read(first, last)?;
     let headers = ahead.chunks(usize::try_from(sector).map_err(io::Error::other)?);
-    let Some(within) = headers
-        .zip(0_u64..)
-        .find_map(|(sector, number)| sector.starts_with(b"EFI PART").then_some(number))
-    else {
-        return Ok(None);
-    };
+    let end = headers
+        .zip(1_u64..)
+        .find_map(|(header, sectors)| header.starts_with(b"EFI PART").then_some(sectors * sector));
     let older = Geometry {
-        size: first + (within + 1) * sector,
+        size: first + end.unwrap_or(tail_len),
         ..geometry
     };
     let Some(start) = Ends::tail_start(older) else {
@@ -154,13 +152,19 @@ mod tests {
 
     #[test]
     fn a_new_backup_that_is_torn_anywhere_is_still_the_claims() {
-        for sector in [512_u32, 4096] {
+        // At the end, or where the end was before one more enlargement.
+        for (sector, size) in [
+            (512_u32, NEW),
+            (4096, NEW),
+            (512, 70 << 20),
+            (4096, 70 << 20),
+        ] {
             let id = claim();
             let disk = grown(&id, sector);
-            let now = geometry(NEW, sector);
+            let now = geometry(size, sector);
             write_tail(&disk, &id, now);
             let start = Ends::tail_start(now).expect("room");
-            let header = NEW - u64::from(sector);
+            let header = size - u64::from(sector);
             for lost in [start, header] {
                 let mut kept = vec![0; sector as usize];
                 disk.read_exact_at(&mut kept, lost).expect("read");

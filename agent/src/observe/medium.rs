@@ -376,12 +376,16 @@ fn content(disk: &File, node: &Path, geometry: Geometry, question: &Question<'_>
     }
 }
 
-/// Where the partition of a claim lies, by the oldest part of its table.
+/// Where the partition of a claim lies: where it was before the disk was
+/// enlarged, until the table for the new size has begun to hold.
 pub fn claimed_range(geometry: Geometry, resized: Option<Resized>) -> Option<Range<u64>> {
     let range = partition_range(geometry)?;
     match resized {
-        Some(Resized::Grown { partition_end }) => Some(range.start..partition_end),
-        Some(Resized::Shrunk { .. }) | None => Some(range),
+        Some(Resized::Grown {
+            partition_end,
+            moved: false,
+        }) => Some(range.start..partition_end),
+        Some(Resized::Grown { moved: true, .. } | Resized::Shrunk { .. }) | None => Some(range),
     }
 }
 
@@ -447,7 +451,7 @@ fn inside(
         residue_fact(node, around(disk, geometry, approved))
     });
     let beyond = match resized {
-        Some(Resized::Grown { partition_end }) if !pending => {
+        Some(Resized::Grown { partition_end, .. }) if !pending => {
             let foreign =
                 beyond::first_foreign(disk, geometry, partition_end, &claim.id, question.seed);
             Some(residue_fact(node, foreign))

@@ -18,6 +18,7 @@ fn grown() -> Bench {
         true,
         Resized::Grown {
             partition_end: HALF,
+            moved: false,
         },
     );
     inside(&mut bench).beyond = Some(Fact::Known(None));
@@ -147,6 +148,7 @@ const EXAMPLES: &[(Obstacle, Change)] = &[
             false,
             Resized::Grown {
                 partition_end: HALF,
+                moved: false,
             },
         )
     }),
@@ -215,6 +217,7 @@ fn an_interrupted_disk_of_another_size_is_left_alone() {
     for to in [
         Resized::Grown {
             partition_end: HALF,
+            moved: false,
         },
         Resized::Shrunk { from: 2 * SIZE },
     ] {

@@ -200,7 +200,7 @@ fn any_claim(at: usize) -> BoxedStrategy<Medium> {
         );
     let resized = prop_oneof![
         8 => Just(None),
-        1 => Just(Some(Resized::Grown { partition_end: SIZE / 2 })),
+        1 => Just(Some(Resized::Grown { partition_end: SIZE / 2, moved: false })),
         1 => Just(Some(Resized::Shrunk { from: SIZE * 2 })),
     ];
     (
