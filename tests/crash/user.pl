@@ -31,7 +31,8 @@ sub durable {
     sysopen(my $file, $path, O_WRONLY | O_CREAT | O_EXCL) or return 0;
     syswrite($file, $bytes) == length $bytes or return 0;
     syscall($FSYNC, fileno $file) == 0 or return 0;
-    sysopen(my $directory, $path =~ s{/[^/]*\z}{}r, O_RDONLY) or return 0;
+    my $above = $path =~ s{/[^/]*\z}{}r;
+    sysopen(my $directory, $above, O_RDONLY) or return 0;
     return syscall($FSYNC, fileno $directory) == 0;
 }
 
