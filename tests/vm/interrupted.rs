@@ -64,8 +64,8 @@ fn formatting_with(lab: &Lab, name: &str, filesystem: &str) -> Result<Node> {
     bail!("mkfs was not seen: {}", node.log()?)
 }
 
-/// Limits what can be written a second; 0 lifts the limit.
-fn throttle(node: &mut Node, bytes_per_second: u64) -> Result<()> {
+/// Limits what can be written to the disk alpha a second; 0 lifts the limit.
+pub fn throttle(node: &mut Node, bytes_per_second: u64) -> Result<()> {
     // The block device is a child of the virtio PCI device.
     let id = "/machine/peripheral/disk-alpha/virtio-backend";
     let limits = json!({"id": id, "bps": 0, "bps_rd": 0, "bps_wr": bytes_per_second, "iops": 0, "iops_rd": 0, "iops_wr": 0});
