@@ -10,6 +10,7 @@
 )]
 
 mod attempt;
+mod host;
 mod image;
 mod judge;
 mod kills;

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use vm_fixtures::{Bus, Disk, Lab, WriteLog, log_writes_to};
+use vm_fixtures::{Bus, Disk, Lab, WriteLog, digest_file, log_writes_to};
 use vm_tests::{Disks, Node};
 
 /// Bytes of every disk: the smallest that the default policy takes, and a little.
@@ -133,6 +133,15 @@ pub fn record(lab: &Lab, each: usize, dir: &Path) -> Result<()> {
     }
     node.vm.sh("sync; systemctl stop disk-discovery")?;
     let kept = node.vm.sh("cat /var/lib/disk-discovery/kept/*.json")?;
+    node.vm.stop()?;
+    for serial in FILESYSTEMS.map(|filesystem| format!("{filesystem}-00")) {
+        let log = WriteLog::read(&log_path(dir, &serial))?;
+        let digest = node.vm.digest(&serial)?;
+        ensure!(
+            rebuilt(&log, dir)? == digest,
+            "{serial} is not what its log makes of an empty disk"
+        );
+    }
     drop(node.vm.power_cut()?);
     for entry in serde_json::Deserializer::from_str(&kept).into_iter::<Value>() {
         let entry = entry?;
@@ -141,6 +150,16 @@ pub fn record(lab: &Lab, each: usize, dir: &Path) -> Result<()> {
     }
     fs::write(dir.join("recording.json"), Value::from(all).to_string())?;
     Ok(())
+}
+
+/// Digest of a disk with all that a log has.
+fn rebuilt(log: &WriteLog, dir: &Path) -> Result<String> {
+    let file = tempfile::NamedTempFile::new_in(dir)?;
+    file.as_file().set_len(SIZE)?;
+    for entry in 0..log.entries().len() {
+        log.apply(entry, file.as_file())?;
+    }
+    digest_file(file.path())
 }
 
 /// Reads what [`record`] left in a directory.

@@ -15,7 +15,8 @@ sub contents { my ($serial, $boot) = @_; return "$serial of boot $boot\n" x 2000
 sub say_so {
     my $out;
     if ($check) { $out = \*STDOUT } else { open $out, '>', '/dev/console' or return }
-    syswrite $out, "user: @_.\n";
+    # Twice: the kernel may speak on the console in the middle of a line.
+    syswrite $out, "user: @_.\n" for 1, 2;
 }
 
 sub serial {
@@ -27,10 +28,11 @@ sub serial {
 
 sub durable {
     my ($path, $bytes) = @_;
-    sysopen my $file, $path, O_WRONLY | O_CREAT | O_EXCL or return 0;
+    sysopen(my $file, $path, O_WRONLY | O_CREAT | O_EXCL) or return 0;
     syswrite($file, $bytes) == length $bytes or return 0;
     syscall($FSYNC, fileno $file) == 0 or return 0;
-    sysopen my $directory, $path =~ s{/[^/]*\z}{}r, O_RDONLY or return 0;
+    my $above = $path =~ s{/[^/]*\z}{}r;
+    sysopen(my $directory, $above, O_RDONLY) or return 0;
     return syscall($FSYNC, fileno $directory) == 0;
 }
 
@@ -50,8 +52,9 @@ do {
         }
         say_so('mounted', $serial, $name);
         next if $check;
-        say_so('durable', $serial, $name, $boot)
-            if durable("$place/durable-$boot", contents($serial, $boot));
+        next unless durable("$place/durable-$boot", contents($serial, $boot));
+        say_so('durable', $serial, $name, $boot);
+        open my $said, '>', '/run/user.durable';
     }
     select undef, undef, undef, 0.05;
 } until $check;
