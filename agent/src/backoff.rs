@@ -69,6 +69,11 @@ impl Backoff {
             .is_none_or(|failed| failed.again <= now)
     }
 
+    /// Forgets what has not failed again for some time after it could have.
+    pub fn forget_quiet(&mut self, time: Duration, now: Instant) {
+        self.failed.retain(|_, failed| failed.again + time > now);
+    }
+
     /// Why it failed the last time.
     pub fn error_of(&self, disk: &str) -> Option<String> {
         self.failed.get(disk).map(|failed| failed.error.clone())

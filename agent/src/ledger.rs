@@ -130,6 +130,14 @@ pub enum LedgerError {
     /// Its approval was used before.
     #[error("the approval {0} was used before")]
     Used(Token),
+    /// It has a name.
+    #[error("the disk with filesystem {filesystem} is {name} on this host")]
+    Named {
+        /// Which disk.
+        filesystem: Uuid,
+        /// Its name for life.
+        name: DiskName,
+    },
     /// Its name belongs to another disk.
     #[error("{name} is the name of the disk with filesystem {owner}")]
     Owned {
@@ -291,6 +299,16 @@ impl Ledger {
             return Err(LedgerError::Owned {
                 name: name.clone(),
                 owner: *owner,
+            });
+        }
+        if let Some(kept) = account
+            .disks
+            .get(&filesystem)
+            .filter(|kept| kept.name != *name)
+        {
+            return Err(LedgerError::Named {
+                filesystem,
+                name: kept.name.clone(),
             });
         }
         let kept = Kept {
@@ -474,6 +492,11 @@ mod tests {
         let error = ledger.keep(other, &name("sdb1")).expect_err("taken");
         assert!(error.to_string().contains(&one.to_string()), "{error}");
         ledger.keep(other, &name("sdb1-2")).expect("another name");
+        let error = ledger.keep(one, &name("sdb1-3")).expect_err("it has one");
+        assert!(
+            error.to_string().ends_with("is sdb1 on this host"),
+            "{error}"
+        );
         let restarted = standing(&Ledger::below(state.path()));
         assert_eq!(restarted.name_of(one), Some(&name("sdb1")));
         assert_eq!(restarted.owner_of(&name("sdb1-2")), Some(other));

@@ -117,7 +117,7 @@ impl Look {
         let mut inventory = self.observer.observe(dirty);
         inventory.working.clone_from(working);
         let shortlist = decide::shortlist(&inventory, &self.policy);
-        self.forget(dirty, &inventory);
+        self.forget(dirty, &inventory, working);
         inventory.media = self.read_media(&inventory, &shortlist, working);
         inventory.not_answering = self.readers.not_answering();
         // Asked only when there is something to veto: it reads all of sysfs.
@@ -143,7 +143,7 @@ impl Look {
 
     /// Forgets media that an event spoke of, that could not be read and may be
     /// tried again, or whose changes nobody would have announced.
-    fn forget(&mut self, dirty: &Dirty, inventory: &Inventory) {
+    fn forget(&mut self, dirty: &Dirty, inventory: &Inventory, working: &BTreeSet<String>) {
         let unannounced = dirty.is_full() && inventory.udevd != Fact::Known(true);
         let read = self.observer.last_read();
         let named = match dirty {
@@ -169,6 +169,11 @@ impl Look {
         }
         let now = Instant::now();
         self.media.retain(|name, remembered| {
+            // It is not read again before the work on it has ended, and until
+            // then tells who else must not be taken for it.
+            if working.contains(name) {
+                return true;
+            }
             let lasts = if remembered.is_read() {
                 remembered.medium.known().is_ok_and(Medium::is_settled)
             } else {

@@ -120,6 +120,11 @@ impl MountUnits {
         self.problems = problems;
     }
 
+    /// Whether a disk of that name has its unit.
+    pub fn has(&self, name: &DiskName) -> bool {
+        self.right.contains_key(name)
+    }
+
     /// What keeps a disk from having its unit.
     pub fn problems(&self) -> Vec<String> {
         self.problems.values().cloned().collect()

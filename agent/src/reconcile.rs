@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -43,6 +44,10 @@ const DEBOUNCE: Duration = Duration::from_millis(5);
 const UDEV_PAUSE: Duration = Duration::from_millis(250);
 /// Pause before asking whether a disk has answered by now that did not.
 const ANSWER_PAUSE: Duration = Duration::from_secs(5);
+/// Dead mounts that are taken away at the same time.
+const CLEARED_AT_ONCE: usize = 4;
+/// A disk that stays mounted for so long is mounted again at once the next time.
+const SETTLED: Duration = Duration::from_mins(2);
 /// A job that is running at SIGTERM may take this long to end by itself.
 const GRACE: Duration = Duration::from_millis(4_000);
 
@@ -91,6 +96,9 @@ pub struct Reconciler {
     clearing: BTreeSet<DiskName>,
     /// Dead mounts that could not be taken away.
     stuck: Backoff,
+    /// Disks that were mounted, with how long they must stay so before they are
+    /// mounted again without a pause.
+    mounted: Backoff,
     /// Devices to look at again when the work on their disk is done.
     aside: BTreeSet<String>,
     /// Rounds in a row in which udevd was not done with some disk.
@@ -128,6 +136,7 @@ impl Reconciler {
             verdicts: BTreeMap::new(),
             clearing: BTreeSet::new(),
             stuck: Backoff::default(),
+            mounted: Backoff::default(),
             aside: BTreeSet::new(),
             udev_waits: 0,
             rounds: 0,
@@ -284,6 +293,7 @@ impl Reconciler {
         self.log_changes(&verdicts);
         self.backoff
             .retain(|disk| inventory.devices.contains_key(disk));
+        self.mounted.forget_quiet(SETTLED, Instant::now());
         let full = dirty.is_full();
         let next = self.next_round(&verdicts, again);
         let dead = decide::dead_mounts(&inventory, &self.settings.policy);
@@ -377,7 +387,12 @@ impl Reconciler {
         });
         let answer = silent.then_some(ANSWER_PAUSE);
         let now = Instant::now();
-        let retries = [self.backoff.next(now), self.stuck.next(now), again];
+        let held = verdicts.iter().any(|(disk, verdict)| {
+            Job::for_verdict(verdict).is_some_and(|job| job.mounts_only())
+                && !self.mounted.may_try(disk, now)
+        });
+        let held = held.then(|| self.mounted.next(now)).flatten();
+        let retries = [self.backoff.next(now), self.stuck.next(now), held, again];
         let retry = retries.into_iter().flatten().min();
         let retry = retry.map(|again| again.saturating_duration_since(now));
         match [retry, udev, answer].into_iter().flatten().min() {
@@ -393,8 +408,10 @@ impl Reconciler {
             return;
         };
         for entry in entries {
-            let mounted = verdicts.values().any(|verdict| {
-                matches!(verdict, Verdict::Managed(managed) if managed.mounted && managed.claim == entry.claim)
+            let mounted = verdicts.values().any(|verdict| match verdict {
+                Verdict::Managed(managed) => managed.mounted && managed.claim == entry.claim,
+                Verdict::Adopt(adopt) => adopt.mounted && adopt.uuid == entry.claim.partition_guid,
+                Verdict::Provision(_) | Verdict::Resume(_) | Verdict::Refused(_) => false,
             });
             if mounted && let Err(error) = self.around.state.journal.forget(&entry.claim) {
                 tracing::warn!(error = chain(&error), "an old entry of the journal stays");
@@ -420,10 +437,25 @@ impl Reconciler {
                 | Verdict::Resume(_)
                 | Verdict::Refused(_) => continue,
             };
-            if self.working.contains_key(disk) || standing.name_of(uuid).is_some() {
-                continue;
-            }
-            if let Err(error) = self.around.state.ledger.keep(uuid, name) {
+            // Where there are units of ours for systemd, a mount that it made by
+            // one is ours as well: who else would take it away when it is dead?
+            let place = self.around.mount_root.join(name.as_str());
+            let by_unit = self.mount_units.as_ref();
+            let by_unit = by_unit.is_some_and(|units| units.has(name));
+            let devno = inventory.host_mounts.known().ok().and_then(|mounts| {
+                let mut there = mounts.iter().rev();
+                let there = there.find(|mount| Path::new(&mount.mountpoint) == place)?;
+                Some(there.devno)
+            });
+            let ledger = &self.around.state.ledger;
+            let kept = match devno.filter(|_| by_unit) {
+                _ if self.working.contains_key(disk) => continue,
+                Some(devno) if standing.mounted_by_us(name, devno) => continue,
+                Some(devno) => ledger.mounting(uuid, name, devno),
+                None if standing.name_of(uuid).is_some() => continue,
+                None => ledger.keep(uuid, name),
+            };
+            if let Err(error) = kept {
                 tracing::warn!(disk, %name, error = chain(&error), "the name is not kept");
             }
         }
@@ -434,6 +466,10 @@ impl Reconciler {
     fn clear(&mut self, dead: &BTreeMap<DiskName, DevNo>) {
         let now = Instant::now();
         for (name, devno) in dead {
+            // Each takes a thread for as long as it hangs.
+            if self.clearing.len() >= CLEARED_AT_ONCE {
+                return;
+            }
             if self.clearing.contains(name) || !self.stuck.may_try(name.as_str(), now) {
                 continue;
             }
@@ -476,6 +512,10 @@ impl Reconciler {
         may_format: bool,
     ) {
         let now = Instant::now();
+        // A disk may be there twice, by two paths or as a copy: what is worked
+        // on under a name is not begun a second time.
+        let of_work = |disk: &String| verdicts.get(disk)?.disk_name().cloned();
+        let mut worked_on: BTreeSet<DiskName> = self.working.keys().filter_map(of_work).collect();
         for (disk, verdict) in verdicts {
             let Some(job) = Job::for_verdict(verdict) else {
                 // Nothing is asked for any more: an old failure is history.
@@ -486,10 +526,15 @@ impl Reconciler {
                 continue;
             }
             // The round that follows the unmount starts it.
-            if verdict
-                .disk_name()
-                .is_some_and(|name| dead.contains_key(name) || self.clearing.contains(name))
-            {
+            let name = verdict.disk_name();
+            if name.is_some_and(|name| {
+                dead.contains_key(name) || self.clearing.contains(name) || worked_on.contains(name)
+            }) {
+                continue;
+            }
+            // Who mounts it and finds it unmounted again and again is at odds
+            // with somebody who unmounts it.
+            if job.mounts_only() && !self.mounted.may_try(disk, now) {
                 continue;
             }
             // The round that the cluster's answer begins starts it.
@@ -500,7 +545,10 @@ impl Reconciler {
                 continue;
             };
             match Target::of(device, &self.around.host) {
-                Ok(target) => self.start(disk.clone(), job, target),
+                Ok(target) => {
+                    worked_on.extend(name.cloned());
+                    self.start(disk.clone(), job, target);
+                }
                 Err(error) => self.backoff.failed(disk, chain(&error), now),
             }
         }
@@ -561,7 +609,15 @@ impl Reconciler {
             News::Ended(disk, failure) => {
                 self.working.remove(&disk);
                 match failure {
-                    None => self.backoff.forget(&disk),
+                    None => {
+                        self.backoff.forget(&disk);
+                        let mounted = self.verdicts.get(&disk).is_some_and(|verdict| {
+                            Job::for_verdict(verdict).is_some_and(|job| !job.grows())
+                        });
+                        if mounted {
+                            self.mounted.failed(&disk, String::new(), Instant::now());
+                        }
+                    }
                     Some(error) => self.backoff.failed(&disk, error, Instant::now()),
                 }
                 let (mut again, aside) = std::mem::take(&mut self.aside)

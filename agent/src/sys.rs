@@ -228,7 +228,7 @@ pub fn bind_read_only_loop(device: &File, backing: &File) -> io::Result<()> {
 pub fn detached_read_only_mount(
     filesystem: &str,
     source: &str,
-    options: &[&str],
+    options: &[(&str, Option<&str>)],
 ) -> io::Result<OwnedFd> {
     let text = |text: &str| CString::new(text).map_err(io::Error::other);
     let name = text(filesystem)?;
@@ -258,8 +258,11 @@ pub fn detached_read_only_mount(
     };
     set(FSCONFIG_SET_STRING, Some("source"), Some(source))?;
     set(FSCONFIG_SET_FLAG, Some("ro"), None)?;
-    for option in options {
-        set(FSCONFIG_SET_FLAG, Some(option), None)?;
+    for (option, value) in options {
+        match value {
+            None => set(FSCONFIG_SET_FLAG, Some(option), None)?,
+            Some(_) => set(FSCONFIG_SET_STRING, Some(option), *value)?,
+        }
     }
     set(FSCONFIG_CMD_CREATE, None, None)?;
     // SAFETY: a system call with three integers.

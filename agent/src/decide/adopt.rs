@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     claim::ClaimId,
+    fact::Fact,
     observe::{
         Device,
         longhorn_disk::LonghornDisk,
@@ -27,39 +28,38 @@ use crate::{
 type Taken = Result<BTreeSet<DiskName>, Refusal>;
 
 /// How to look into the only partition of a disk: nobody else may be at it, and
-/// it may be this node's own.
+/// it may be this node's own. A disk that the operator's rules or a hazard keep
+/// away is not handed to the kernel's filesystems; whether it was mounted here
+/// before, its UUID tells.
 pub(super) fn window(view: &View<'_>, disk: &Device) -> Option<Window> {
     let [partition] = view.partitions(disk) else {
         return None;
     };
-    // What was mounted here before stays, whatever the policy says by now.
-    let known = view
-        .inventory
-        .standing
-        .is_known_and(|standing| !standing.disks.is_empty());
-    let its_own = known || gates::hazard(view, disk).is_ok();
-    if !its_own || gates::never_touch(view, disk).is_err() {
+    if gates::never_touch(view, disk).is_err() {
         return None;
     }
     if let Some(name) = place_of(view, partition) {
         let path = PathBuf::from(&view.policy.mount_root).join(name.as_str());
         return Some(Window::Mounted(path));
     }
-    gates::in_use(view, disk).is_ok().then_some(Window::Device)
+    gates::in_use(view, disk).ok()?;
+    Some(if newcomer(view, disk).is_ok() {
+        Window::Device
+    } else {
+        Window::Closed
+    })
 }
 
-/// The name under which a device is mounted below the mount root, and nowhere
-/// else.
+/// The name under which a device is mounted below the mount root of the host,
+/// wherever else it may be mounted, too.
 fn place_of(view: &View<'_>, partition: &Device) -> Option<DiskName> {
-    let mut names = view.mounts_of(partition).iter().map(|mount| {
+    let devno = partition.devno.known().ok()?;
+    let mounts = view.inventory.host_mounts.known().ok()?.iter().rev();
+    let mut mounts = mounts.filter(|mount| mount.devno == *devno && mount.root == "/");
+    mounts.find_map(|mount| {
         let name = mount.mountpoint.strip_prefix(&view.policy.mount_root)?;
-        let name: DiskName = name.strip_prefix('/')?.parse().ok()?;
-        (mount.root == "/").then_some(name)
-    });
-    let first = names.next()??;
-    names
-        .all(|name| name.as_ref() == Some(&first))
-        .then_some(first)
+        name.strip_prefix('/')?.parse().ok()
+    })
 }
 
 /// A filesystem in the only partition of a disk that may be adopted.
@@ -71,31 +71,43 @@ pub(super) struct Lodger {
 }
 
 /// What a disk without a claim holds for Longhorn. `None` when nothing speaks
-/// for that, an error when something does but not clearly.
+/// for that, an error when it cannot be told: then nobody must be advised to
+/// erase it.
 pub(super) fn lodger(view: &View<'_>, disk: &Device) -> Option<Result<Lodger, Refusal>> {
     let medium = view.inventory.media.get(&disk.name)?.known().ok()?;
     let lodger = medium.lodger.as_ref()?;
+    let unread = |why| Some(Err(Refusal::new(Reason::ProbeFailed, why)));
     let found = match lodger.signature.known() {
         Ok(Signature::Found(found)) => found,
-        Ok(Signature::Nothing | Signature::Ambivalent) | Err(_) => return None,
+        Ok(Signature::Nothing | Signature::Ambivalent) => return None,
+        Err(why) => return unread(why),
     };
     let (uuid, filesystem) = identified(found)?;
     let standing = view.inventory.standing.known();
     let known = standing.is_ok_and(|standing| standing.name_of(uuid).is_some());
-    let named = match lodger.longhorn.as_ref().map(crate::fact::Fact::known) {
+    let named = match lodger.longhorn.as_ref().map(Fact::known) {
         Some(Ok(LonghornDisk::Named { name, .. })) => name.clone(),
-        Some(Ok(LonghornDisk::Nameless)) if !known => {
-            return Some(Err(Reason::NamelessLonghornDisk.into()));
-        }
         // It was Longhorn's when it was mounted first.
         Some(Ok(LonghornDisk::Nameless | LonghornDisk::None) | Err(_)) | None if known => None,
-        Some(Ok(LonghornDisk::Nameless | LonghornDisk::None) | Err(_)) | None => return None,
+        Some(Ok(LonghornDisk::Nameless)) => {
+            return Some(Err(Reason::NamelessLonghornDisk.into()));
+        }
+        Some(Err(why)) => return unread(why),
+        Some(Ok(LonghornDisk::None)) | None => return None,
     };
     Some(Ok(Lodger {
         uuid,
         filesystem,
         named,
     }))
+}
+
+/// Names that disks of Longhorn's bring with them. No new disk gets one of them.
+pub(super) fn brought(view: &View<'_>) -> BTreeSet<DiskName> {
+    let disks = view.inventory.devices.values();
+    disks
+        .filter_map(|disk| lodger(view, disk)?.ok()?.named?.parse().ok())
+        .collect()
 }
 
 fn identified(found: &Found) -> Option<(Uuid, Filesystem)> {
@@ -128,7 +140,7 @@ pub(super) fn longhorn(
     let name = match (given, place, called) {
         (Some(name), _, _) => name.clone(),
         (None, Some(place), _) => place,
-        (None, None, Some(called)) => names::free(&called, taken.as_ref().map_err(Clone::clone)?)?,
+        (None, None, Some(called)) => names::free(&called, &owned_names(view, disk)?)?,
         (None, None, None) => names::free_name(disk, taken.as_ref().map_err(Clone::clone)?)?,
     };
     as_it_is(
@@ -178,6 +190,12 @@ fn name_of_claim(view: &View<'_>, disk: &Device, id: &ClaimId) -> Result<DiskNam
     if let Some(place) = place_of(view, partition) {
         return Ok(place);
     }
+    names::free(&id.name, &owned_names(view, disk)?)
+}
+
+/// Names that belong to other disks. A directory does not say whose it is: it
+/// may be waiting for this very disk.
+fn owned_names(view: &View<'_>, disk: &Device) -> Result<BTreeSet<DiskName>, Refusal> {
     let others = view
         .inventory
         .devices
@@ -185,8 +203,11 @@ fn name_of_claim(view: &View<'_>, disk: &Device, id: &ClaimId) -> Result<DiskNam
         .filter(|name| **name != disk.name);
     let others = others.filter_map(|name| view.claim_of(name));
     let others = others.map(|claim| claim.id.name.clone());
-    let taken = others.chain(names::kept_names(view)?).collect();
-    names::free(&id.name, &taken)
+    let journal = view.inventory.journal.known()?.iter();
+    let journal = journal.map(|entry| entry.claim.name.clone());
+    let given = view.inventory.standing.known()?.disks.values();
+    let given = given.map(|kept| kept.name.clone());
+    Ok(others.chain(journal).chain(given).collect())
 }
 
 /// What the operator asks of a disk that is mounted here for the first time.
@@ -221,12 +242,22 @@ fn as_it_is(
 }
 
 /// Two disks that come with one name: the first by its kernel name keeps it,
-/// the next ones are numbered. What is mounted has its name.
-pub(super) fn share_names(verdicts: &mut BTreeMap<String, Verdict>, taken: &Taken) {
+/// the next ones are numbered. What the ledger has named, or is mounted, has its
+/// name.
+pub(super) fn share_names(
+    view: &View<'_>,
+    verdicts: &mut BTreeMap<String, Verdict>,
+    taken: &Taken,
+) {
+    let standing = view.inventory.standing.known();
+    let settled = |adopt: &Adopt| {
+        let given = standing.is_ok_and(|standing| standing.name_of(adopt.uuid).is_some());
+        given || adopt.mounted
+    };
     let mut seen: BTreeSet<DiskName> = verdicts
         .values()
         .filter_map(|verdict| match verdict {
-            Verdict::Adopt(adopt) if adopt.mounted => Some(adopt.name.clone()),
+            Verdict::Adopt(adopt) if settled(adopt) => Some(adopt.name.clone()),
             Verdict::Managed(managed) => Some(managed.claim.name.clone()),
             Verdict::Provision(provision) => Some(provision.name.clone()),
             Verdict::Resume(resume) => Some(resume.claim.name.clone()),
@@ -237,7 +268,7 @@ pub(super) fn share_names(verdicts: &mut BTreeMap<String, Verdict>, taken: &Take
         let Verdict::Adopt(adopt) = verdict else {
             continue;
         };
-        if adopt.mounted || seen.insert(adopt.name.clone()) {
+        if settled(adopt) || seen.insert(adopt.name.clone()) {
             continue;
         }
         let mut taken = match taken {

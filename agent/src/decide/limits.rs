@@ -12,7 +12,7 @@ pub(super) fn keep(view: &View<'_>, verdicts: &mut BTreeMap<String, Verdict>) {
     // One that cannot be read, and has the one partition of a disk of ours, may
     // be ours.
     let may_be_ours = |disk: &String| {
-        let failed = |medium: &Arc<Fact<Medium>>| medium.known().is_err();
+        let failed = |medium: &Arc<Fact<Medium>>| !medium.is_known_and(Medium::is_read);
         let unread =
             inventory.media.get(disk).is_some_and(failed) || inventory.not_answering.contains(disk);
         let device = inventory.devices.get(disk);

@@ -136,7 +136,7 @@ pub fn decide(inventory: &Inventory, policy: &Policy) -> BTreeMap<String, Verdic
             (device.name.clone(), verdict)
         })
         .collect();
-    adopt::share_names(&mut verdicts, &taken);
+    adopt::share_names(&view, &mut verdicts, &taken);
     refuse_shared_names(&mut verdicts);
     limits::keep(&view, &mut verdicts);
     verdicts
@@ -300,6 +300,8 @@ fn ours(view: &View<'_>, disk: &Device, claim: &Claim) -> Result<Verdict, Refusa
             if view.is_of_another_node(&claim.id) {
                 return Err(Reason::AnotherNode.into());
             }
+            // Another path to the disk may be what the work goes on through.
+            view.unique_hardware(disk)?;
             gates::never_touch(view, disk)?;
             gates::hazard(view, disk)?;
             gates::frozen(view)?;

@@ -38,20 +38,18 @@ pub(super) fn taken_names(view: &View<'_>) -> Result<BTreeSet<DiskName>, Refusal
         .keys()
         .filter_map(|disk| view.claim_of(disk));
     let claims = claims.map(|claim| claim.id.name.clone());
-    Ok(claims.chain(kept_names(view)?).collect())
-}
-
-/// Names that the host keeps, for disks that are present or away.
-///
-/// # Errors
-/// When they are not all known.
-pub(super) fn kept_names(view: &View<'_>) -> Result<BTreeSet<DiskName>, Refusal> {
     let journal = view.inventory.journal.known()?.iter();
     let journal = journal.map(|entry| entry.claim.name.clone());
     let places = view.inventory.mountpoints.known()?.keys().cloned();
     let given = view.inventory.standing.known()?.disks.values();
     let given = given.map(|kept| kept.name.clone());
-    Ok(journal.chain(places).chain(given).collect())
+    let brought = super::adopt::brought(view);
+    Ok(claims
+        .chain(journal)
+        .chain(places)
+        .chain(given)
+        .chain(brought)
+        .collect())
 }
 
 /// Two disks that would get one name get none.

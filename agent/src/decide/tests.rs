@@ -989,6 +989,14 @@ fn an_interrupted_disk_is_not_written_to_while_it_is_used_protected_or_the_syste
     assert_eq!(unresolved, Reason::SystemDiskUnresolved);
 }
 
+#[test]
+fn interrupted_work_does_not_go_on_through_a_second_path_to_the_disk() {
+    let mut bench = Bench::pending();
+    bench.add_blank("sdc", 32);
+    bench.dev("sdc").wwn = bench.dev("sdb").wwn.clone();
+    assert_eq!(bench.reason("sdb"), Reason::DuplicateIdentity);
+}
+
 // ---------------------------------------------------------------------------
 // Which disks are read.
 

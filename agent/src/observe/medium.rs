@@ -76,6 +76,8 @@ pub enum Window {
     Mounted(PathBuf),
     /// Nobody has mounted it.
     Device,
+    /// Not at all: only what it is, as libblkid tells.
+    Closed,
 }
 
 /// What a claimed partition holds, and the space around it.
@@ -305,15 +307,16 @@ fn lodger(node: &Path, devno: DevNo, window: &Window, question: &Question<'_>) -
         Ok(Signature::Found(found)) => Filesystem::from_name(&found.kind),
         Ok(Signature::Nothing | Signature::Ambivalent) | Err(_) => None,
     };
-    let longhorn = filesystem.map(|filesystem| {
+    let longhorn = filesystem.and_then(|filesystem| {
         let looked = match window {
             Window::Device => peek(&partition, filesystem, question.nodes),
             Window::Mounted(path) => read_mounted(path, devno),
+            Window::Closed => return None,
         };
-        match looked {
+        Some(match looked {
             Ok(longhorn) => Fact::Known(longhorn),
             Err(error) => Fact::unreadable(longhorn_disk::FILE, error),
-        }
+        })
     });
     Lodger {
         signature,

@@ -14,6 +14,9 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd},
     path::Path,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
 };
 
 use nix::{
@@ -25,8 +28,12 @@ use nix::{
 use super::longhorn_disk::{self, LonghornDisk};
 use crate::{sys, units::Filesystem};
 
-/// Others take free loop devices as well.
-const ATTEMPTS: u32 = 16;
+/// Others take free loop devices as well, and udevd looks at one for a moment
+/// after it was given back.
+const ATTEMPTS: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(20);
+/// The kernel shows one free device to all who ask at the same time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// What a filesystem says of Longhorn. `device` is open for reading only;
 /// `nodes` is the directory of device nodes.
@@ -36,10 +43,12 @@ const ATTEMPTS: u32 = 16;
 pub fn peek(device: &File, filesystem: Filesystem, nodes: &Path) -> io::Result<LonghornDisk> {
     let lens = read_only_loop(device, nodes)?;
     let source = format!("/proc/self/fd/{}", lens.as_raw_fd());
-    let options: &[&str] = match filesystem {
-        Filesystem::Ext4 => &["noload"],
+    let options: &[(&str, Option<&str>)] = match filesystem {
+        // Whatever its superblock asks for: an error in somebody's filesystem
+        // must not make the kernel panic.
+        Filesystem::Ext4 => &[("noload", None), ("errors", Some("continue"))],
         // Another with this UUID may be mounted, and must stay mountable.
-        Filesystem::Xfs => &["norecovery", "nouuid"],
+        Filesystem::Xfs => &[("norecovery", None), ("nouuid", None)],
     };
     let root = sys::detached_read_only_mount(filesystem.name(), &source, options)?;
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
@@ -68,6 +77,7 @@ fn read_only_loop(device: &File, nodes: &Path) -> io::Result<Flock<File>> {
     let mut attempt = 0;
     loop {
         attempt += 1;
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let number = sys::free_loop(&control)?;
         let file = File::open(nodes.join(format!("loop{number}")))?;
         let held = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -76,7 +86,10 @@ fn read_only_loop(device: &File, nodes: &Path) -> io::Result<Flock<File>> {
         };
         match held {
             Ok(file) => return Ok(file),
-            Err(error) if attempt < ATTEMPTS && is_taken(&error) => {}
+            Err(error) if attempt < ATTEMPTS && is_taken(&error) => {
+                drop(turn);
+                thread::sleep(PAUSE);
+            }
             Err(error) => return Err(error),
         }
     }
@@ -203,6 +216,26 @@ mod tests {
         fs::write(&garbage, vec![0xa5; 1 << 20]).expect("garbage");
         let file = File::open(&garbage).expect("garbage");
         assert!(peek(&file, Filesystem::Ext4, Path::new("/dev")).is_err());
+    }
+
+    #[test]
+    fn many_looks_at_the_same_time_all_see() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = image(directory.path(), Filesystem::Ext4, Some(CONFIG));
+        let look = || {
+            let file = File::open(&path).expect("an image");
+            peek(&file, Filesystem::Ext4, Path::new("/dev")).expect("mounted")
+        };
+        let found: Vec<LonghornDisk> = thread::scope(|scope| {
+            let looks: Vec<_> = (0..8).map(|_| scope.spawn(look)).collect();
+            let seen = looks.into_iter().map(|look| look.join().expect("it ended"));
+            seen.collect()
+        });
+        assert!(
+            found
+                .iter()
+                .all(|found| *found == longhorn_disk::parse(CONFIG.as_bytes()))
+        );
     }
 
     #[test]

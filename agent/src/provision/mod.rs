@@ -94,6 +94,19 @@ impl Job {
         }
     }
 
+    /// Whether it does nothing but mount.
+    pub fn mounts_only(&self) -> bool {
+        match self {
+            Self::Mount(_) | Self::Adopt(_) => true,
+            Self::Provision(_) | Self::Resume(_) | Self::Grow(_) => false,
+        }
+    }
+
+    /// Whether it grows what is mounted already.
+    pub fn grows(&self) -> bool {
+        matches!(self, Self::Grow(_))
+    }
+
     /// Whether it may write to a disk anything but the end of a commit.
     pub fn formats(&self) -> bool {
         match self {

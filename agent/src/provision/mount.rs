@@ -82,7 +82,10 @@ pub(super) fn mount(
     {
         return Ok(place);
     }
-    unmount(&place, "take back the mount at")?;
+    // What somebody has mounted over it meanwhile is not taken away.
+    if mounted_at(&place)?.is_some_and(|there| there.devno == partition.devno()) {
+        unmount(&place, "take back the mount at")?;
+    }
     Err(not_seen(&place, host.last()))
 }
 
@@ -94,9 +97,14 @@ fn keep_name(
     around: &Surroundings,
 ) -> Result<(), ProvisionError> {
     let ledger = &around.state.ledger;
+    let known = ledger
+        .standing()
+        .is_known_and(|standing| standing.name_of(occupant.uuid) == Some(occupant.name));
     match ledger.mounting(occupant.uuid, occupant.name, partition.devno()) {
         Ok(()) => Ok(()),
-        Err(error @ (LedgerError::Read(_) | LedgerError::Write(_))) if occupant.named_by_disk => {
+        Err(error @ (LedgerError::Read(_) | LedgerError::Write(_)))
+            if occupant.named_by_disk || known =>
+        {
             tracing::warn!(
                 name = %occupant.name,
                 error = chain(&error),

@@ -1,6 +1,6 @@
 //! `/healthz` and `/readyz`.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use axum::{
     extract::{Query, State},
@@ -12,7 +12,8 @@ use super::{Shared, text};
 use crate::{
     config::Mode,
     decide::Verdict,
-    report::{Operation, degraded, now},
+    observe::tables::Mount,
+    report::{Operation, Round, degraded, now},
     units::DiskName,
     workers::Overdue,
 };
@@ -102,6 +103,40 @@ pub(super) async fn readyz(
     text(ok, body)
 }
 
+/// Disks that the ledger has a name for, and that are refused although they are
+/// mounted in their place: one that fails cannot be read any more.
+fn unrecognised(round: &Round) -> Vec<String> {
+    let (Ok(standing), Ok(mounts)) = (
+        round.inventory.standing.known(),
+        round.inventory.host_mounts.known(),
+    ) else {
+        return Vec::new();
+    };
+    let place = |mount: &Mount| {
+        Path::new(&mount.mountpoint)
+            .file_name()?
+            .to_str()?
+            .parse()
+            .ok()
+    };
+    let kept = mounts.iter().filter_map(|mount| {
+        let name: DiskName = place(mount)?;
+        standing.owner_of(&name)?;
+        let mut devices = round.inventory.devices.values();
+        let device =
+            devices.find(|device| device.devno.is_known_and(|devno| *devno == mount.devno))?;
+        let disk = device.parent.as_ref()?;
+        match round.verdicts.get(disk)? {
+            Verdict::Refused(refusal) => Some(format!("{name} ({disk}): {refusal}")),
+            Verdict::Managed(_)
+            | Verdict::Adopt(_)
+            | Verdict::Provision(_)
+            | Verdict::Resume(_) => None,
+        }
+    });
+    kept.collect()
+}
+
 fn checks(shared: &Shared) -> Vec<Check> {
     let (alive, detail) = loop_alive(shared);
     let mut checks = vec![Check {
@@ -166,7 +201,7 @@ fn checks(shared: &Shared) -> Vec<Check> {
         let why = dead.error.as_deref().unwrap_or("its device is gone");
         format!("{}: {why}", dead.path.display())
     });
-    let wrong: Vec<String> = ours.chain(dead).collect();
+    let wrong: Vec<String> = ours.chain(dead).chain(unrecognised(&round)).collect();
     checks.push(Check::none_of(
         "mounts",
         &wrong,

@@ -144,7 +144,7 @@ fn a_disk_of_longhorns_in_use_elsewhere_is_left_alone_and_not_looked_into() {
     let stacked = window(|b| b.dev("sdb1").holders = Fact::Known(vec!["dm-0".to_owned()]));
     assert_eq!(stacked, (Reason::Stacked, None));
     let network = window(|b| b.dev("sdb").transport = Fact::Known(Transport::Iscsi));
-    assert_eq!(network, (Reason::NetworkTransport, None));
+    assert_eq!(network, (Reason::NetworkTransport, Some(Window::Closed)));
     let system = window(|b| b.mounts().push(mount(devno(8, 17), "/var")));
     assert_eq!(system, (Reason::SystemDisk, None));
 }
@@ -152,13 +152,46 @@ fn a_disk_of_longhorns_in_use_elsewhere_is_left_alone_and_not_looked_into() {
 #[test]
 fn a_name_that_is_taken_here_is_numbered_and_two_newcomers_get_two_names() {
     let mut bench = longhorns();
-    bench.inventory.mountpoints = Fact::Known([(name("sdh1"), Mountpoint::Reserved)].into());
+    keep(&mut bench, OTHER, "sdh1", None);
     assert_eq!(adopt(&bench, "sdb").name, name("sdh1-2"));
     let mut bench = longhorns();
     bench.add_blank("sdc", 32);
     lodge_as(&mut bench, "sdc", OTHER, Some(Fact::Known(named("sdh1"))));
     assert_eq!(adopt(&bench, "sdb").name, name("sdh1"));
     assert_eq!(adopt(&bench, "sdc").name, name("sdh1-2"));
+}
+
+#[test]
+fn a_directory_that_waits_for_a_disk_is_its_place() {
+    for waiting in [Mountpoint::Empty, Mountpoint::Reserved] {
+        let mut bench = longhorns();
+        bench.inventory.mountpoints = Fact::Known([(name("sdh1"), waiting)].into());
+        assert_eq!(adopt(&bench, "sdb").name, name("sdh1"));
+        let mut bench = moved("another");
+        bench.inventory.mountpoints = Fact::Known([(name("sdb1"), waiting)].into());
+        assert_eq!(adopt(&bench, "sdb").name, name("sdb1"));
+    }
+    let mut bench = longhorns();
+    bench.inventory.mountpoints = Fact::Known([(name("sdh1"), Mountpoint::Occupied)].into());
+    assert_eq!(bench.reason("sdb"), Reason::MountPathTaken);
+}
+
+#[test]
+fn a_new_disk_does_not_take_the_name_that_one_of_longhorns_brings() {
+    let mut bench = Bench::new();
+    bench.add_blank("sdc", 32);
+    lodge(&mut bench, "sdc", named("sdb1"));
+    assert_eq!(adopt(&bench, "sdc").name, name("sdb1"));
+    assert_eq!(bench.provision("sdb").name, name("sdb1-2"));
+}
+
+#[test]
+fn what_the_ledger_has_named_is_not_renamed_for_anybody() {
+    let mut bench = Bench::pending();
+    bench.add_blank("sdc", 32);
+    lodge_as(&mut bench, "sdc", OTHER, None);
+    keep(&mut bench, OTHER, "sdb1", None);
+    assert_eq!(adopt(&bench, "sdc").name, name("sdb1"));
 }
 
 #[test]
@@ -175,8 +208,24 @@ fn a_disk_that_was_adopted_keeps_its_name_and_stays_whatever_the_policy_says() {
     bench.policy.adopt = Adoption::None;
     bench.policy.deny = rules(&["name=sd*"]);
     assert_eq!(adopt(&bench, "sdb").name, name("oldname"));
-    let window = &shortlist(&bench.inventory, &bench.policy)["sdb"].window;
-    assert!(window.is_some());
+    // It is known by its UUID, and not looked into against the operator's rules.
+    let window = shortlist(&bench.inventory, &bench.policy)["sdb"]
+        .window
+        .clone();
+    assert_eq!(window, Some(Window::Closed));
+}
+
+#[test]
+fn a_partition_that_cannot_be_read_is_not_called_somebody_elses() {
+    let mut bench = longhorns();
+    if let Some(lodger) = &mut bench.medium("sdb").lodger {
+        lodger.signature = lost();
+    }
+    assert_eq!(bench.reason("sdb"), Reason::ProbeFailed);
+    // Nor does it make room for another disk.
+    bench.add_blank("sdc", 32);
+    bench.policy.max_disks = Some(1);
+    assert_eq!(bench.reason("sdc"), Reason::DiskLimit);
 }
 
 #[test]
@@ -210,7 +259,7 @@ fn two_disks_with_one_filesystem_are_both_left_alone() {
 fn a_filesystem_that_longhorn_knows_nothing_of_is_left_alone() {
     let reason = |longhorn| Bench::with(|b| lodge_as(b, "sdb", GUID, longhorn)).reason("sdb");
     assert_eq!(reason(None), Reason::Partitioned);
-    assert_eq!(reason(Some(lost())), Reason::Partitioned);
+    assert_eq!(reason(Some(lost())), Reason::ProbeFailed);
     assert_eq!(
         reason(Some(Fact::Known(LonghornDisk::None))),
         Reason::Partitioned
