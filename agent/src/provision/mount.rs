@@ -285,7 +285,7 @@ fn prepare_mountpoint(place: &Path) -> Result<(), ProvisionError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(step("make")(error)),
     }
-    durable::sync_parents(&place).map_err(step("make durable"))?;
+    durable::sync_parents(place).map_err(step("make durable"))?;
     let directory = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_CLOEXEC | libc::O_DIRECTORY | libc::O_NOFOLLOW)
