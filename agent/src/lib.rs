@@ -37,4 +37,4 @@ pub mod state;
 pub mod sys;
 pub mod text;
 pub mod units;
-mod workers;
+pub mod workers;

@@ -15,7 +15,7 @@ use tokio::sync::{AcquireError, Semaphore};
 const STALE: Duration = Duration::from_secs(30);
 /// A job that takes longer may be one that hangs, and another disk is begun
 /// beside it. If it is only slow, no more than that comes of it.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Jobs that may hang at the same time before they hold up others: each has a
 /// thread, whose number must have an end.
 pub const ASIDE: u16 = 64;
@@ -28,6 +28,11 @@ pub enum Overdue {
     Aside,
     /// As many hang as may: this one keeps its worker, and others wait for it.
     InTheWay,
+}
+
+impl Overdue {
+    /// Both.
+    pub const ALL: &[Self] = &[Self::Aside, Self::InTheWay];
 }
 
 /// How work on a disk came out.
@@ -119,13 +124,14 @@ mod tests {
 
     use super::*;
 
+    /// Number of a job, and what was said of it.
+    type Said = (u32, Overdue);
+
     /// Workers without much patience, and what they say.
     struct Shop {
         workers: Workers,
-        said: (
-            UnboundedSender<(u32, Overdue)>,
-            UnboundedReceiver<(u32, Overdue)>,
-        ),
+        said: UnboundedReceiver<Said>,
+        says: UnboundedSender<Said>,
     }
 
     impl Shop {
@@ -135,12 +141,16 @@ mod tests {
                 aside: Arc::new(Semaphore::new(aside)),
                 patience: Duration::from_millis(20),
             };
-            let said = unbounded_channel();
-            Self { workers, said }
+            let (says, said) = unbounded_channel();
+            Self {
+                workers,
+                said,
+                says,
+            }
         }
 
         fn begin(&self, number: u32, gate: Receiver<()>) -> JoinHandle<Outcome<u32>> {
-            let (workers, said) = (self.workers.clone(), self.said.0.clone());
+            let (workers, said) = (self.workers.clone(), self.says.clone());
             tokio::spawn(async move {
                 let job = move || match gate.recv() {
                     Ok(()) | Err(_) => number,
@@ -157,7 +167,7 @@ mod tests {
         }
 
         async fn heard(&mut self) -> (u32, Overdue) {
-            self.said.1.recv().await.expect("the sender is kept")
+            self.said.recv().await.expect("the sender is kept")
         }
     }
 

@@ -19,6 +19,7 @@ use disk_discovery::{
     observe::{Dirty, Host, Observer},
     report::degraded,
     state::State,
+    workers::{self, Overdue},
 };
 
 /// Documents whose links and scripts are checked, besides `docs/`.
@@ -170,6 +171,29 @@ fn every_degraded_state_is_described_and_no_other() {
     let text = text_of("docs/operating.md");
     let described = first_cells(&chapter(&text, "## Degraded states"));
     assert_eq!(described, codes);
+}
+
+#[test]
+fn what_a_failing_disk_looks_like_is_told_as_it_is() {
+    let text = text_of("docs/operating.md");
+    let lines = chapter(&text, "## A failing disk");
+    let (patience, aside) = (workers::PATIENCE.as_secs(), workers::ASIDE);
+    for words in [
+        format!("`operation.overdue`, after {patience} s"),
+        format!("{aside} disks may be set aside"),
+        format!("reason `{}`", Reason::ProbeFailed.code()),
+        format!("reason `{}`", Reason::NotAnswering.code()),
+    ] {
+        assert!(
+            lines.iter().any(|line| line.contains(&words)),
+            "not there: {words}"
+        );
+    }
+    let values = Overdue::ALL.iter().map(|overdue| {
+        let value = serde_json::to_value(overdue).expect("a value");
+        value.as_str().expect("a word").to_owned()
+    });
+    assert_eq!(first_cells(&lines), values.collect::<BTreeSet<_>>());
 }
 
 const EXAMPLE: &str = "deploy/systemd/config.yaml";

@@ -154,7 +154,8 @@ impl Attached {
             } else {
                 "file"
             };
-            filter.insert(below.to_owned(), self.node().into());
+            // A filter on a filter says itself what lies below.
+            filter.entry(below).or_insert_with(|| self.node().into());
             nodes.push(Value::Object(filter));
         }
         nodes

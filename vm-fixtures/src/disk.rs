@@ -139,7 +139,8 @@ impl Disk {
     }
 
     /// Puts a block filter of QEMU between device and file: an object as for `blockdev-add`,
-    /// without `node-name` and `file` (`blkdebug`, `blklogwrites`, `throttle` ...).
+    /// without `node-name` and `file` (`blkdebug`, `blklogwrites`, `throttle` ...). One with a
+    /// `file` of its own lies on another filter, which names `file-<disk>` as what is below it.
     pub fn filter(mut self, filter: Value) -> Self {
         self.filter = Some(filter);
         self
