@@ -39,14 +39,19 @@ pub fn run(lab: &Lab, machines: usize, seed: u64) -> Result<Kills> {
         fs::create_dir(&dir)?;
         let mut host = Host::new(&dir, seed.wrapping_add(number))?;
         let found = host.live(lab, boots)?;
+        let harm = host.harm(&found);
         eprintln!(
-            "kills: host {number}: {} disks, {} durable files, agent killed {} times, power cut {} times, after {} s",
+            "kills: host {number}: {} disks, {} durable files, agent killed {} times, power cut {} times, harmed {}, after {} s",
             host.disks.len(),
             host.durable.len(),
             host.kills,
             host.cuts,
+            harm.len(),
             began.elapsed().as_secs()
         );
+        for harm in harm {
+            eprintln!("kills: {harm}");
+        }
         Ok((host, found))
     })?;
     let mut kills = Kills { hosts, kept: None };
