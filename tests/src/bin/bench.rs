@@ -203,8 +203,13 @@ const SOUND: usize = 12;
 fn provision_among_faulty(lab: &Lab) -> Result<Vec<Figures>> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..5 {
-        theirs.push(until_sound_mounted(lab, false)?);
-        ours.push(until_sound_mounted(lab, true)?);
+        let (without, with) = (
+            until_sound_mounted(lab, false)?,
+            until_sound_mounted(lab, true)?,
+        );
+        eprintln!("provision-16-faulty: {without:.1} s without, {with:.1} s with faulty ones");
+        theirs.push(without);
+        ours.push(with);
     }
     Ok(vec![Figures {
         name: "provision-16-faulty",
