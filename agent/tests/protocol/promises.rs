@@ -187,7 +187,7 @@ fn settles(protocol: &Protocol, world: &World) -> bool {
             let unchanged = then.seen == now.seen || (written_to && then.seen.is_committed());
             // What was stored does not need the journal to be found.
             let stored = then.seen.at(Cell::Body) == Value::Files;
-            let may_stay = foreign || erased || !undisturbed && !(alone && stored);
+            let may_stay = foreign || erased || !(undisturbed || alone && stored);
             given_up && unchanged && may_stay
         });
         // What goes wrong on the way is found where it does.
