@@ -69,6 +69,11 @@ impl Backoff {
             .is_none_or(|failed| failed.again <= now)
     }
 
+    /// Why it failed the last time.
+    pub fn error_of(&self, disk: &str) -> Option<String> {
+        self.failed.get(disk).map(|failed| failed.error.clone())
+    }
+
     /// The next moment at which a disk that waits may be tried.
     pub fn next(&self, now: Instant) -> Option<Instant> {
         self.failed

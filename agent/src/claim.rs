@@ -10,15 +10,18 @@
 mod ends;
 mod inspect;
 pub mod protocol;
+mod resized;
 mod table;
 
 pub use ends::Ends;
-pub use inspect::{Table, inspect};
+pub use inspect::{Table, inspect, inspect_with};
+pub use resized::{Resized, earlier_geometry, is_backup_of};
 pub use table::{TableError, TableImage, TableWrite, partition_range};
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::units::{Bytes, DiskName};
@@ -109,7 +112,7 @@ impl Begun {
 }
 
 impl ClaimId {
-    /// A claim that no other disk carries.
+    /// A claim that no other disk carries, of no node in particular.
     pub fn fresh(name: DiskName) -> Self {
         Self {
             disk_guid: Uuid::new_v4(),
@@ -117,6 +120,59 @@ impl ClaimId {
             name,
         }
     }
+
+    /// The same, but it says on which node the disk was begun: the table's GUID
+    /// is one of version 8 (RFC 9562, section 5.8) and begins with 48 bits of a
+    /// digest of the node's name.
+    #[must_use]
+    pub fn made_on(self, node: &str) -> Self {
+        let mut bytes = self.disk_guid.into_bytes();
+        bytes
+            .iter_mut()
+            .zip(mark(node))
+            .for_each(|(to, from)| *to = from);
+        Self {
+            disk_guid: Uuid::new_v8(bytes),
+            ..self
+        }
+    }
+
+    /// Where the disk was begun, as far as the claim tells.
+    pub fn origin(&self, node: &str) -> Origin {
+        if self.disk_guid.get_version_num() != 8 {
+            return Origin::Untold;
+        }
+        let marked = self.disk_guid.as_bytes().iter();
+        if marked.zip(mark(node)).all(|(there, ours)| *there == ours) {
+            Origin::ThisNode
+        } else {
+            Origin::AnotherNode
+        }
+    }
+}
+
+/// Where a disk was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// On the node of that name.
+    ThisNode,
+    /// On a node of another name.
+    AnotherNode,
+    /// Its claim is from before claims told.
+    Untold,
+}
+
+/// The first 48 bits of a GUID by which a node's claims are known.
+fn mark(node: &str) -> [u8; 6] {
+    let digest = Sha256::new()
+        .chain_update(b"disk-discovery node\0")
+        .chain_update(node)
+        .finalize();
+    let mut mark = [0; 6];
+    mark.iter_mut()
+        .zip(digest)
+        .for_each(|(to, from)| *to = from);
+    mark
 }
 
 /// GPT partition name of a claim.
@@ -138,6 +194,8 @@ pub fn parse_partition_name(text: &str) -> Option<(DiskName, Stage)> {
 mod tests {
     use super::*;
 
+    const MARK_OF_K3S1: [u8; 6] = [0x6f, 0x1b, 0xa3, 0x1a, 0x51, 0xa1];
+
     #[test]
     fn names_of_both_stages_round_trip_and_fit_into_a_gpt_name() {
         let longest: DiskName = "x".repeat(25).parse().expect("a name");
@@ -146,6 +204,18 @@ mod tests {
             assert!(text.encode_utf16().count() <= 36, "{text}");
             assert_eq!(parse_partition_name(&text), Some((longest.clone(), stage)));
         }
+    }
+
+    #[test]
+    fn a_claim_says_on_which_node_it_was_begun_and_is_still_like_no_other() {
+        let name: DiskName = "sdb1".parse().expect("a name");
+        let claim = || ClaimId::fresh(name.clone()).made_on("k3s1");
+        assert_eq!(claim().origin("k3s1"), Origin::ThisNode);
+        assert_eq!(claim().origin("k3s2"), Origin::AnotherNode);
+        assert_eq!(ClaimId::fresh(name.clone()).origin("k3s1"), Origin::Untold);
+        assert_ne!(claim().disk_guid, claim().disk_guid);
+        // What is on disks must be recognised by every later release.
+        assert_eq!(mark("k3s1"), MARK_OF_K3S1);
     }
 
     #[test]

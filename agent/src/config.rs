@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::{
     approval::Token,
-    decide::{Policy, Rule},
+    decide::{Adoption, Policy, Rule},
     observe::Host,
     text::in_a_line,
     units::{Bytes, Filesystem, Limit},
@@ -124,10 +124,18 @@ pub struct Options {
     #[arg(long, env = "DISK_DISCOVERY_FILESYSTEM", value_enum)]
     #[serde(deserialize_with = "present")]
     pub filesystem: Option<Filesystem>,
+    /// Whether disks of ours that were enlarged are grown, with partition and filesystem [default: true]
+    #[arg(long, env = "DISK_DISCOVERY_GROW", value_name = "BOOL")]
+    #[serde(deserialize_with = "present")]
+    pub grow: Option<bool>,
     /// Directory below which disks are mounted [default: /mnt/longhorn]
     #[arg(long, env = "DISK_DISCOVERY_MOUNT_ROOT", value_name = "DIR")]
     #[serde(deserialize_with = "present")]
     pub mount_root: Option<PathBuf>,
+    /// Directory of systemd units, usually /etc/systemd/system: each mounted disk gets a mount unit there [default: none]
+    #[arg(long, env = "DISK_DISCOVERY_MOUNT_UNITS", value_name = "DIR")]
+    #[serde(deserialize_with = "present")]
+    pub mount_units: Option<PathBuf>,
     /// Directory for the journal, on a disk that survives a reboot [default: /var/lib/disk-discovery]
     #[arg(long, env = "DISK_DISCOVERY_STATE_DIR", value_name = "DIR")]
     #[serde(deserialize_with = "present")]
@@ -136,6 +144,10 @@ pub struct Options {
     #[arg(long, env = "DISK_DISCOVERY_HOST_ROOT", value_name = "DIR")]
     #[serde(deserialize_with = "present")]
     pub host_root: Option<PathBuf>,
+    /// Whether disks are mounted that Longhorn or another node's agent made; those mounted here before stay [default: all]
+    #[arg(long, env = "DISK_DISCOVERY_ADOPT", value_enum)]
+    #[serde(deserialize_with = "present")]
+    pub adopt: Option<Adoption>,
     /// Look at everything again at least this often, give or take a tenth [default: 60s]
     #[arg(long, env = "DISK_DISCOVERY_INTERVAL", value_name = "DURATION")]
     #[serde(deserialize_with = "present")]
@@ -148,6 +160,10 @@ pub struct Options {
     #[arg(long, env = "DISK_DISCOVERY_PARALLEL", value_name = "N")]
     #[serde(deserialize_with = "present")]
     pub parallel: Option<u16>,
+    /// Kill a mkfs that takes longer, and try again later [default: 30m]
+    #[arg(long, env = "DISK_DISCOVERY_MKFS_TIMEOUT", value_name = "DURATION")]
+    #[serde(deserialize_with = "present")]
+    pub mkfs_timeout: Option<Span>,
     /// Count loop devices as disks, for tests [default: false]
     #[arg(long, env = "DISK_DISCOVERY_ALLOW_LOOP", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     #[serde(deserialize_with = "present")]
@@ -183,6 +199,8 @@ pub struct Settings {
     pub policy: Policy,
     /// Where disks are mounted.
     pub mount_root: PathBuf,
+    /// Where systemd's units are, if it is to have one for each disk.
+    pub mount_units: Option<PathBuf>,
     /// Where the journal is.
     pub state_dir: PathBuf,
     /// Where the host's trees are.
@@ -193,6 +211,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Disks worked on at the same time.
     pub parallel: u16,
+    /// How long a mkfs may take.
+    pub mkfs_timeout: Duration,
     /// Form of log lines.
     pub log_format: LogFormat,
     /// What is logged.
@@ -291,12 +311,16 @@ impl Options {
             max_disks: self.max_disks.or(lower.max_disks),
             max_formats_per_hour: self.max_formats_per_hour.or(lower.max_formats_per_hour),
             filesystem: self.filesystem.or(lower.filesystem),
+            grow: self.grow.or(lower.grow),
             mount_root: self.mount_root.or(lower.mount_root),
+            mount_units: self.mount_units.or(lower.mount_units),
             state_dir: self.state_dir.or(lower.state_dir),
             host_root: self.host_root.or(lower.host_root),
+            adopt: self.adopt.or(lower.adopt),
             interval: self.interval.or(lower.interval),
             listen: self.listen.or(lower.listen),
             parallel: self.parallel.or(lower.parallel),
+            mkfs_timeout: self.mkfs_timeout.or(lower.mkfs_timeout),
             allow_loop: self.allow_loop.or(lower.allow_loop),
             log_format: self.log_format.or(lower.log_format),
             log: self.log.or(lower.log),
@@ -341,6 +365,13 @@ impl Options {
         if !(1..=64).contains(&parallel) {
             return Err(impossible("parallel", parallel, "allowed are 1 to 64"));
         }
+        let mkfs_timeout = self
+            .mkfs_timeout
+            .map_or(Duration::from_mins(30), |span| span.0);
+        if !(Duration::from_secs(1)..=Duration::from_hours(24)).contains(&mkfs_timeout) {
+            let value = humantime::format_duration(mkfs_timeout);
+            return Err(impossible("mkfs-timeout", value, "allowed are 1s to 24h"));
+        }
         let log = self.log.unwrap_or_else(|| "info".to_owned());
         // A word alone would be taken for the name of a target.
         let level = |part: &str| {
@@ -379,7 +410,7 @@ impl Options {
             }
         }
         Ok(Settings {
-            node_name,
+            node_name: node_name.clone(),
             longhorn: self.longhorn.unwrap_or(Longhorn::Auto),
             longhorn_namespace: namespace,
             mode: self.mode.unwrap_or(Mode::Observe),
@@ -392,9 +423,16 @@ impl Options {
                 max_disks: self.max_disks.and_then(|limit| limit.0),
                 max_formats_per_hour: self.max_formats_per_hour.and_then(|limit| limit.0),
                 filesystem: self.filesystem.unwrap_or(defaults.filesystem),
+                grow: self.grow.unwrap_or(defaults.grow),
                 mount_root: mount_root_text,
+                adopt: self.adopt.unwrap_or(defaults.adopt),
+                node: node_name,
             },
             mount_root,
+            mount_units: match self.mount_units {
+                Some(directory) => Some(absolute("mount-units", Some(directory), "")?),
+                None => None,
+            },
             state_dir: absolute("state-dir", self.state_dir, "/var/lib/disk-discovery")?,
             host_root: absolute("host-root", self.host_root, "/")?,
             interval,
@@ -402,6 +440,7 @@ impl Options {
                 .listen
                 .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 9807))),
             parallel,
+            mkfs_timeout,
             log_format: self.log_format.unwrap_or(LogFormat::Text),
             log,
         })
@@ -503,7 +542,7 @@ mod tests {
         let settings = from_yaml(
             "mode: enforce\nmin-size: 20GiB\nallow:\n  - transport: usb\n    serial: 0042\n  - size: '>1TB'\ndeny:\n  - removable: true\n\
              approve:\n  - approve-0123456789abcdef-0123456789abcdef0123456789abcdef\n\
-             max-disks: 12\nmax-formats-per-hour: 4\nfilesystem: xfs\nmount-root: /srv/disks/\nstate-dir: /var/lib/x\n\
+             max-disks: 12\nmax-formats-per-hour: 4\nfilesystem: xfs\ngrow: false\nmount-root: /srv/disks/\nmount-units: /etc/systemd/system/\nstate-dir: /var/lib/x\n\
              host-root: /host\ninterval: 5m\nlisten: 127.0.0.1:1\nparallel: 2\nallow-loop: true\n\
              log-format: json\nlog: debug\nnode-name: k3s2\n\
              longhorn: off\nlonghorn-namespace: storage\n",
@@ -521,6 +560,9 @@ mod tests {
         assert_eq!(settings.policy.approvals.len(), 1);
         assert_eq!(settings.policy.max_disks, Some(12));
         assert_eq!(settings.policy.max_formats_per_hour, Some(4));
+        assert!(!settings.policy.grow);
+        let units = Some(PathBuf::from("/etc/systemd/system"));
+        assert_eq!(settings.mount_units, units);
         assert_eq!(settings.interval, Duration::from_mins(5));
         assert_eq!(settings.node_name, "k3s2");
         assert_eq!(settings.longhorn, Longhorn::Off);
@@ -576,9 +618,11 @@ mod tests {
             ("interval: 0s\n", "interval", "1s to 24h"),
             ("interval: soon\n", "soon", "90s"),
             ("parallel: 0\n", "parallel", "1 to 64"),
+            ("mkfs-timeout: 25h\n", "mkfs-timeout", "1s to 24h"),
             ("mount-root: mnt\n", "mount-root", "absolute"),
             ("mount-root: /\n", "mount-root", "of its own"),
             ("state-dir: /a/../b\n", "state-dir", "absolute"),
+            ("mount-units: units\n", "mount-units", "absolute"),
             ("longhorn-namespace: a/b\n", "longhorn-namespace", "a-z"),
             ("log: loudly=very\n", "log", "debug"),
             ("log: loud\n", "log", "debug"),

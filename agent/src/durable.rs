@@ -26,10 +26,21 @@ pub struct WriteError {
 /// # Errors
 /// The step that failed; then the old file is still there.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), WriteError> {
-    let failed = |step| {
-        let path = path.to_owned();
-        move |source| WriteError { path, step, source }
-    };
+    let text = serde_json::to_vec_pretty(value).map_err(|error| WriteError {
+        path: path.to_owned(),
+        step: "encode",
+        source: io::Error::other(error),
+    })?;
+    write(path, &text)
+}
+
+/// Writes a file in place of whatever was there, and makes file, name and
+/// directory durable.
+///
+/// # Errors
+/// The step that failed; then the old file is still there.
+pub fn write(path: &Path, text: &[u8]) -> Result<(), WriteError> {
+    let failed = failed(path);
     let directory = directory_of(path);
     fs::create_dir_all(directory).map_err(failed("make its directory"))?;
     let temporary = path.with_extension("tmp");
@@ -39,14 +50,33 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), WriteError>
         .truncate(true)
         .open(&temporary)
         .map_err(failed("make the file"))?;
-    let text = serde_json::to_vec_pretty(value)
-        .map_err(io::Error::other)
-        .map_err(failed("encode"))?;
-    file.write_all(&text).map_err(failed("write"))?;
+    file.write_all(text).map_err(failed("write"))?;
     file.sync_all().map_err(failed("sync"))?;
     fs::rename(&temporary, path).map_err(failed("rename"))?;
     sync_directory(path)
 }
+
+/// Makes a symbolic link that is not there yet, and makes its name durable.
+///
+/// # Errors
+/// The step that failed.
+pub fn link(path: &Path, to: &Path) -> Result<(), WriteError> {
+    let failed = failed(path);
+    fs::create_dir_all(directory_of(path)).map_err(failed("make its directory"))?;
+    std::os::unix::fs::symlink(to, path).map_err(failed("link"))?;
+    sync_directory(path)
+}
+
+/// For `map_err` on a step.
+fn failed(path: &Path) -> impl Fn(&'static str) -> Failed {
+    let path = path.to_owned();
+    move |step| {
+        let path = path.clone();
+        Box::new(move |source| WriteError { path, step, source })
+    }
+}
+
+type Failed = Box<dyn FnOnce(io::Error) -> WriteError>;
 
 /// Removes a file for good; one that is gone already is no error.
 ///

@@ -51,7 +51,10 @@ impl<'a> Explanation<'a> {
         let read = medium.and_then(|medium| medium.known().ok());
         let reason = match verdict {
             Verdict::Refused(refusal) => Some(refusal.reason),
-            Verdict::Managed(_) | Verdict::Provision(_) | Verdict::Resume(_) => None,
+            Verdict::Managed(_)
+            | Verdict::Adopt(_)
+            | Verdict::Provision(_)
+            | Verdict::Resume(_) => None,
         };
         let approval = (reason == Some(Reason::ResidualData))
             .then(|| token(device, read))
@@ -90,6 +93,12 @@ impl<'a> Explanation<'a> {
                 text.push_str(&format!("\n  Detail: {detail}."));
             }
             text.push_str(&format!("\n  {advice}"));
+        }
+        if let Some(growth) = &row.growth {
+            text.push_str(&format!("\n\n  {growth}"));
+            for more in [growth.explanation.map(str::to_owned), growth.detail.clone()] {
+                text.push_str(&more.map_or_else(String::new, |more| format!("\n  {more}")));
+            }
         }
         text.push_str("\n\nEvidence\n");
         for (what, value) in evidence::lines(self.facts, self.medium) {

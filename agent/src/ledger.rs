@@ -1,10 +1,10 @@
 //! What the agent keeps account of on the host besides its journal:
-//! `<state>/ledger.json` has the disks begun in the last hour, the approvals
-//! that were used, and a freeze that the cluster asked for. `<state>/frozen` is
-//! a person's own file.
+//! `<state>/ledger.json` has the names that disks were given here, the disks
+//! begun in the last hour, the approvals that were used, and a freeze that the
+//! cluster asked for. `<state>/frozen` is a person's own file.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -13,12 +13,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use uuid::Uuid;
 
 use crate::{
     approval::Token,
     durable::{self, WriteError},
     fact::{Fact, Unreadable},
-    units::DiskName,
+    units::{DevNo, DiskName},
 };
 
 /// Format of the file.
@@ -36,6 +37,29 @@ pub struct Account {
     /// Why the cluster wants no disk to be formatted, as it said last.
     #[serde(default)]
     frozen_by_cluster: Option<String>,
+    /// Disks that were mounted here, by the UUID of their filesystem.
+    #[serde(default)]
+    disks: BTreeMap<Uuid, Kept>,
+}
+
+/// What is kept of a disk for life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Kept {
+    /// The name that it was given on this host.
+    pub name: DiskName,
+    /// The mount that the agent made last; none when others mounted it.
+    pub mounted: Option<Mounting>,
+}
+
+/// A mount that the agent made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Mounting {
+    /// Number of the device.
+    pub devno: DevNo,
+    /// In which boot: device numbers mean nothing in the next one.
+    pub boot: String,
 }
 
 /// A disk that was begun.
@@ -75,6 +99,12 @@ pub struct Standing {
     pub used_approvals: BTreeSet<Token>,
     /// Why no disk may be formatted, if so.
     pub frozen: Option<String>,
+    /// Disks that were mounted here, by the UUID of their filesystem.
+    #[serde(default)]
+    pub disks: BTreeMap<Uuid, Kept>,
+    /// This boot.
+    #[serde(default)]
+    pub boot: String,
 }
 
 /// A disk may not be begun now.
@@ -100,6 +130,14 @@ pub enum LedgerError {
     /// Its approval was used before.
     #[error("the approval {0} was used before")]
     Used(Token),
+    /// Its name belongs to another disk.
+    #[error("{name} is the name of the disk with filesystem {owner}")]
+    Owned {
+        /// The name.
+        name: DiskName,
+        /// Whose it is.
+        owner: Uuid,
+    },
 }
 
 /// The account on the host. Clones share a lock: two disks that begin at the
@@ -129,6 +167,8 @@ impl Ledger {
                 formats_last_hour: count(&account, seconds()),
                 used_approvals: account.used_approvals,
                 frozen: file.or(account.frozen_by_cluster),
+                disks: account.disks,
+                boot: boot_id(),
             })
         })
     }
@@ -211,6 +251,59 @@ impl Ledger {
         Ok(durable::write_json(&self.path, &heard)?)
     }
 
+    /// Takes down, durably, that a disk is about to be mounted under a name: the
+    /// name is its own from here on, and the mount one that the agent made.
+    ///
+    /// # Errors
+    /// When the name is another disk's, or this cannot be kept.
+    pub fn mounting(
+        &self,
+        filesystem: Uuid,
+        name: &DiskName,
+        devno: DevNo,
+    ) -> Result<(), LedgerError> {
+        let boot = boot_id();
+        self.take_down(filesystem, name, Some(Mounting { devno, boot }))
+    }
+
+    /// Takes down, durably, the name of a disk that somebody else has mounted.
+    ///
+    /// # Errors
+    /// As [`Ledger::mounting`].
+    pub fn keep(&self, filesystem: Uuid, name: &DiskName) -> Result<(), LedgerError> {
+        self.take_down(filesystem, name, None)
+    }
+
+    fn take_down(
+        &self,
+        filesystem: Uuid,
+        name: &DiskName,
+        mounted: Option<Mounting>,
+    ) -> Result<(), LedgerError> {
+        let _one_at_a_time = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let account = self.read();
+        let mut account = account
+            .known()
+            .map_err(|why| LedgerError::Read(why.clone()))?
+            .clone();
+        let other = |(uuid, kept): &(&Uuid, &Kept)| **uuid != filesystem && kept.name == *name;
+        if let Some((owner, _)) = account.disks.iter().find(other) {
+            return Err(LedgerError::Owned {
+                name: name.clone(),
+                owner: *owner,
+            });
+        }
+        let kept = Kept {
+            name: name.clone(),
+            mounted,
+        };
+        if account.disks.get(&filesystem) == Some(&kept) {
+            return Ok(());
+        }
+        account.disks.insert(filesystem, kept);
+        Ok(durable::write_json(&self.path, &account)?)
+    }
+
     fn read(&self) -> Fact<Account> {
         match fs::read(&self.path) {
             Ok(bytes) => match parse(&bytes) {
@@ -242,6 +335,38 @@ impl Ledger {
                 }
             }
             Err(error) => Fact::unreadable(self.frozen.display(), error),
+        }
+    }
+}
+
+impl Standing {
+    /// The name that a disk was given here, by the UUID of its filesystem.
+    pub fn name_of(&self, filesystem: Uuid) -> Option<&DiskName> {
+        self.disks.get(&filesystem).map(|kept| &kept.name)
+    }
+
+    /// The disk that a name was given to here.
+    pub fn owner_of(&self, name: &DiskName) -> Option<Uuid> {
+        let mut owners = self.disks.iter().filter(|(_, kept)| kept.name == *name);
+        owners.next().map(|(uuid, _)| *uuid)
+    }
+
+    /// Whether the agent mounted that device under that name in this boot.
+    pub fn mounted_by_us(&self, name: &DiskName, devno: DevNo) -> bool {
+        let made = |mounting: &Mounting| mounting.devno == devno && mounting.boot == self.boot;
+        let mine = |kept: &Kept| kept.name == *name && kept.mounted.as_ref().is_some_and(made);
+        !self.boot.is_empty() && self.disks.values().any(mine)
+    }
+}
+
+/// Names this boot; the same in every container. Empty where the kernel does
+/// not tell: then no mount counts as one that the agent made.
+fn boot_id() -> String {
+    match fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        Ok(id) => id.trim().to_owned(),
+        Err(error) => {
+            tracing::debug!(%error, "the kernel does not name this boot");
+            String::new()
         }
     }
 }
@@ -334,6 +459,37 @@ mod tests {
         assert_eq!(count(&account, 3600), 3);
         assert_eq!(count(&account, 20_000), 0);
         assert_eq!(count(&account, 0), 3, "the clock was set back");
+    }
+
+    #[test]
+    fn a_name_is_one_disks_for_life_and_a_disk_has_one_name() {
+        let state = tempfile::tempdir().expect("a directory");
+        let ledger = Ledger::below(state.path());
+        let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let devno = DevNo {
+            major: 8,
+            minor: 17,
+        };
+        ledger.mounting(one, &name("sdb1"), devno).expect("kept");
+        let error = ledger.keep(other, &name("sdb1")).expect_err("taken");
+        assert!(error.to_string().contains(&one.to_string()), "{error}");
+        ledger.keep(other, &name("sdb1-2")).expect("another name");
+        let restarted = standing(&Ledger::below(state.path()));
+        assert_eq!(restarted.name_of(one), Some(&name("sdb1")));
+        assert_eq!(restarted.owner_of(&name("sdb1-2")), Some(other));
+        assert!(restarted.mounted_by_us(&name("sdb1"), devno));
+        assert!(!restarted.mounted_by_us(&name("sdb1-2"), devno));
+        let later = Standing {
+            boot: "another".to_owned(),
+            ..restarted
+        };
+        assert!(!later.mounted_by_us(&name("sdb1"), devno));
+    }
+
+    #[test]
+    fn a_ledger_from_before_it_kept_names_is_read() {
+        let text = br#"{"version":1,"formats":[],"usedApprovals":[]}"#;
+        assert_eq!(parse(text).expect("an account"), Account::new());
     }
 
     #[test]

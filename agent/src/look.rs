@@ -2,20 +2,22 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use crate::{
     approval::Token,
+    backoff::Backoff,
     claim::Begun,
-    decide::{self, Policy, Verdict},
+    decide::{self, Policy, Verdict, Wanted},
     fact::Fact,
     observe::{
         Answer, Device, Dirty, Host, Identity, Inventory, Medium, Observer, Purpose, Readers,
-        medium::{self, Depth, Question},
+        medium::{self, Depth, Question, Window},
         sample::Seed,
+        tables::Mount,
         witness,
     },
     units::DevNo,
@@ -34,6 +36,8 @@ pub struct Seen {
     pub verdicts: BTreeMap<String, Verdict>,
     /// Devices read from sysfs.
     pub devices_read: usize,
+    /// When a disk that could not be read is to be read again.
+    pub again: Option<Instant>,
     /// Microseconds.
     pub micros: u64,
 }
@@ -46,6 +50,9 @@ pub struct Look {
     observer: Observer,
     media: BTreeMap<String, Remembered>,
     readers: Readers<Remembered>,
+    /// Disks that could not be read: reading a failing disk takes long, wears
+    /// it out, and whatever else changes is no reason to do so.
+    unread: Backoff,
     /// For a person who wants to know more than a decision needs.
     thorough: bool,
     /// For a person who wants a proof repeated; otherwise it is the disk's own.
@@ -59,14 +66,23 @@ struct Remembered {
     medium: Arc<Fact<Medium>>,
 }
 
+impl Remembered {
+    fn is_read(&self) -> bool {
+        self.medium.known().is_ok_and(Medium::is_read)
+    }
+}
+
 /// What the answer depends on besides what is on the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Asked {
     diskseq: Option<u64>,
     size: u64,
     depth: Depth,
+    window: Option<Window>,
     begun: Vec<Begun>,
     approvals: Vec<Token>,
+    /// Where the first partition is mounted.
+    mounted: Option<PathBuf>,
 }
 
 impl Look {
@@ -78,6 +94,7 @@ impl Look {
             observer,
             media: BTreeMap::new(),
             readers: Readers::new(PATIENCE),
+            unread: Backoff::default(),
             thorough: false,
             seed: None,
         }
@@ -104,12 +121,12 @@ impl Look {
         inventory.media = self.read_media(&inventory, &shortlist, working);
         inventory.not_answering = self.readers.not_answering();
         // Asked only when there is something to veto: it reads all of sysfs.
-        let candidates = shortlist.iter().any(|(name, depth)| {
+        let candidates = shortlist.iter().any(|(name, wanted)| {
             let medium = inventory
                 .media
                 .get(name)
                 .and_then(|medium| medium.known().ok());
-            *depth == Depth::Blankness && medium.is_some_and(decide::may_be_taken)
+            wanted.depth == Depth::Blankness && medium.is_some_and(decide::may_be_taken)
         });
         if candidates {
             inventory.witness = witness::in_use(&self.host);
@@ -119,12 +136,13 @@ impl Look {
             inventory,
             verdicts,
             devices_read: self.observer.last_read().len(),
+            again: self.unread.next(Instant::now()),
             micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
         }
     }
 
-    /// Forgets media that an event spoke of, that could not be read, or whose
-    /// changes nobody would have announced.
+    /// Forgets media that an event spoke of, that could not be read and may be
+    /// tried again, or whose changes nobody would have announced.
     fn forget(&mut self, dirty: &Dirty, inventory: &Inventory) {
         let unannounced = dirty.is_full() && inventory.udevd != Fact::Known(true);
         let read = self.observer.last_read();
@@ -149,25 +167,32 @@ impl Look {
                 self.readers.changed(&name);
             }
         }
+        let now = Instant::now();
         self.media.retain(|name, remembered| {
-            let whole = remembered.medium.known().is_ok_and(Medium::is_settled);
+            let lasts = if remembered.is_read() {
+                remembered.medium.known().is_ok_and(Medium::is_settled)
+            } else {
+                !self.unread.may_try(name, now)
+            };
             !lost
                 && !spoken_of(name)
                 && !unannounced
-                && whole
+                && lasts
                 && inventory.devices.contains_key(name)
         });
+        self.unread
+            .retain(|name| inventory.devices.contains_key(name));
     }
 
     fn read_media(
         &mut self,
         inventory: &Inventory,
-        shortlist: &BTreeMap<String, Depth>,
+        shortlist: &BTreeMap<String, Wanted>,
         working: &BTreeSet<String>,
     ) -> BTreeMap<String, Arc<Fact<Medium>>> {
         let mut wanted: BTreeMap<&String, Asked> = BTreeMap::new();
         let mut reads: Vec<Answer<Remembered>> = Vec::new();
-        for (name, depth) in shortlist
+        for (name, Wanted { depth, window }) in shortlist
             .iter()
             .filter(|(name, _)| !working.contains(*name))
         {
@@ -184,8 +209,11 @@ impl Look {
                     Depth::Blankness if self.thorough => Depth::Everything,
                     Depth::Claim | Depth::Blankness | Depth::Everything => *depth,
                 },
+                window: window.clone(),
                 begun: decide::begun(inventory, device),
                 approvals: decide::open_approvals(inventory, &self.policy, device),
+                mounted: first_partition(inventory, device)
+                    .and_then(|partition| own_mount(inventory, partition)),
             };
             wanted.insert(name, asked.clone());
             let fresh = self
@@ -204,6 +232,12 @@ impl Look {
                 .get(&name)
                 .is_some_and(|asked| *asked == answer.asked)
             {
+                if answer.is_read() {
+                    self.unread.forget(&name);
+                } else {
+                    let why = "its medium could not be read".to_owned();
+                    self.unread.failed(&name, why, Instant::now());
+                }
                 self.media.insert(name, answer);
             }
         }
@@ -226,17 +260,9 @@ impl Look {
             (Err(why), _) | (_, Err(why)) => Err(why.clone()),
         };
         let place = node(disk);
-        let first_partition = inventory
-            .devices
-            .values()
-            .filter(|device| device.parent.as_ref() == Some(&disk.name))
-            .find(|device| {
-                device
-                    .partition_number
-                    .is_known_and(|number| *number == Some(1))
-            })
-            // Then it is read through the disk.
-            .and_then(|partition| node(partition).ok());
+        // Where it is not known, it is read through the disk.
+        let first_partition =
+            first_partition(inventory, disk).and_then(|partition| node(partition).ok());
         let identity = match Identity::of(disk) {
             Ok(identity) => Fact::Known(identity),
             Err(why) => Fact::Unreadable(why),
@@ -246,12 +272,16 @@ impl Look {
             identity.seed(asked.size, Purpose::Decision)
         });
         let seed = self.seed.unwrap_or(own);
+        let nodes = self.host.nodes();
         move || {
             let question = Question {
                 begun: &asked.begun,
                 partition: first_partition
                     .as_ref()
                     .map(|(node, devno)| (node.as_path(), *devno)),
+                window: asked.window.as_ref(),
+                nodes: &nodes,
+                mounted: asked.mounted.as_deref(),
                 depth: asked.depth,
                 seed,
                 identity: &identity,
@@ -267,6 +297,32 @@ impl Look {
             }
         }
     }
+}
+
+/// The first partition of a disk, where the kernel knows it.
+fn first_partition<'a>(inventory: &'a Inventory, disk: &Device) -> Option<&'a Device> {
+    let is_first = |device: &&Device| {
+        device.parent.as_ref() == Some(&disk.name)
+            && device
+                .partition_number
+                .is_known_and(|number| *number == Some(1))
+    };
+    inventory
+        .devices
+        .values()
+        .map(|device| &**device)
+        .find(is_first)
+}
+
+/// Where a device is mounted whole, as this process sees it.
+fn own_mount(inventory: &Inventory, device: &Device) -> Option<PathBuf> {
+    let (devno, mounts) = (
+        device.devno.known().ok()?,
+        inventory.own_mounts.known().ok()?,
+    );
+    let whole = |mount: &&Mount| mount.devno == *devno && mount.root == "/";
+    let mount = mounts.iter().rfind(whole)?;
+    Some(PathBuf::from(&mount.mountpoint))
 }
 
 /// Reads one disk.

@@ -12,25 +12,28 @@ use std::{
 
 use rand::Rng;
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     task::JoinHandle,
 };
 
 use crate::{
     backoff::Backoff,
     config::{Longhorn, Mode, Settings},
-    decide::{Reason, Verdict},
+    decide::{self, Reason, Verdict},
     longhorn::{self, LonghornSettings, View},
     look::{Look, Seen},
+    mount_unit::MountUnits,
     observe::{
         Dirty, Inventory, Observer, device,
         doorbell::{MountBell, UeventBell},
     },
-    provision::{self, Job, Mounted, Phase, ProvisionError, Surroundings, Target},
-    report::{Operation, Round, RoundCost, now},
+    provision::{self, Done, Job, Phase, ProvisionError, Surroundings, Target},
+    report::{DeadMount, Operation, Round, RoundCost, now},
     state::State,
     sys,
     text::chain,
+    units::{DevNo, DiskName},
+    workers::{Outcome, Overdue, Workers},
 };
 
 /// Events that follow each other this closely are answered by one round.
@@ -40,9 +43,6 @@ const DEBOUNCE: Duration = Duration::from_millis(5);
 const UDEV_PAUSE: Duration = Duration::from_millis(250);
 /// Pause before asking whether a disk has answered by now that did not.
 const ANSWER_PAUSE: Duration = Duration::from_secs(5);
-/// A decision that has waited for a worker for so long is made again: what it
-/// was made on may have changed.
-const STALE: Duration = Duration::from_secs(30);
 /// A job that is running at SIGTERM may take this long to end by itself.
 const GRACE: Duration = Duration::from_millis(4_000);
 
@@ -50,8 +50,19 @@ const GRACE: Duration = Duration::from_millis(4_000);
 #[derive(Debug)]
 enum News {
     Progress(String, Phase),
+    /// It takes longer than it should.
+    Overdue(String, Overdue),
     /// With why it failed, if it did.
     Ended(String, Option<String>),
+    /// A dead mount is gone, or why it is not.
+    Cleared(DiskName, Option<String>),
+}
+
+/// Work on a disk as far as it has come.
+#[derive(Debug, Clone, Copy)]
+struct Work {
+    phase: Phase,
+    overdue: Option<Overdue>,
 }
 
 /// When to look again if nothing rings.
@@ -70,12 +81,16 @@ pub struct Reconciler {
     around: Surroundings,
     look: Option<Look>,
     backoff: Backoff,
-    /// Disks that are worked on, with how far it has come.
-    working: BTreeMap<String, Phase>,
-    workers: Arc<Semaphore>,
+    /// Disks that are worked on.
+    working: BTreeMap<String, Work>,
+    workers: Workers,
     news: (mpsc::UnboundedSender<News>, mpsc::UnboundedReceiver<News>),
     published: watch::Sender<Option<Arc<Round>>>,
     verdicts: BTreeMap<String, Verdict>,
+    /// Dead mounts that are being taken away.
+    clearing: BTreeSet<DiskName>,
+    /// Dead mounts that could not be taken away.
+    stuck: Backoff,
     /// Devices to look at again when the work on their disk is done.
     aside: BTreeSet<String>,
     /// Rounds in a row in which udevd was not done with some disk.
@@ -83,6 +98,8 @@ pub struct Reconciler {
     rounds: u64,
     /// What Longhorn has registered on this node, as last heard.
     longhorn: watch::Receiver<View>,
+    /// Units by which systemd mounts the disks, where they are asked for.
+    mount_units: Option<MountUnits>,
 }
 
 impl Reconciler {
@@ -99,18 +116,26 @@ impl Reconciler {
                 host,
                 state,
                 max_formats_per_hour: settings.policy.max_formats_per_hour,
+                mkfs_timeout: settings.mkfs_timeout,
                 mount_root: settings.mount_root.clone(),
+                node: settings.node_name.clone(),
             },
             backoff: Backoff::default(),
             working: BTreeMap::new(),
-            workers: Arc::new(Semaphore::new(usize::from(settings.parallel))),
+            workers: Workers::new(settings.parallel),
             news: mpsc::unbounded_channel(),
             published,
             verdicts: BTreeMap::new(),
+            clearing: BTreeSet::new(),
+            stuck: Backoff::default(),
             aside: BTreeSet::new(),
             udev_waits: 0,
             rounds: 0,
             longhorn: watch_longhorn(&settings),
+            mount_units: settings
+                .mount_units
+                .clone()
+                .map(|directory| MountUnits::in_directory(directory, settings.mount_root.clone())),
             settings,
         };
         (reconciler, rounds)
@@ -247,6 +272,7 @@ impl Reconciler {
             inventory,
             mut verdicts,
             devices_read,
+            again,
             micros,
         } = seen;
         // Half-done work must not be judged: the verdict that began it stands.
@@ -259,10 +285,18 @@ impl Reconciler {
         self.backoff
             .retain(|disk| inventory.devices.contains_key(disk));
         let full = dirty.is_full();
-        let next = self.next_round(&verdicts);
+        let next = self.next_round(&verdicts, again);
+        let dead = decide::dead_mounts(&inventory, &self.settings.policy);
+        self.stuck
+            .retain(|name| dead.keys().any(|dead| dead.as_str() == name));
         if self.settings.mode == Mode::Enforce {
             self.forget_finished(&inventory, &verdicts);
-            self.start_jobs(&inventory, &verdicts, may_format);
+            self.keep_names(&inventory, &verdicts);
+            self.clear(&dead);
+            self.start_jobs(&inventory, &verdicts, &dead, may_format);
+            if let Some(units) = &mut self.mount_units {
+                units.keep(&verdicts, full);
+            }
         }
         self.verdicts.clone_from(&verdicts);
         let cost = RoundCost {
@@ -274,13 +308,16 @@ impl Reconciler {
         };
         tracing::debug!(full, devices_read, micros, "round");
         let operations = self.operations();
+        let dead_mounts = self.dead_mounts(&dead);
         let longhorn = self.longhorn.borrow_and_update().clone();
         self.published.send_replace(Some(Arc::new(Round {
             inventory,
             verdicts,
             operations,
+            dead_mounts,
             cost,
             longhorn,
+            mount_units: self.mount_units.as_ref().map(MountUnits::problems),
         })));
         if full {
             sys::return_free_memory();
@@ -311,7 +348,12 @@ impl Reconciler {
         }
     }
 
-    fn next_round(&mut self, verdicts: &BTreeMap<String, Verdict>) -> NextRound {
+    /// `again` is when a disk that could not be read is to be read again.
+    fn next_round(
+        &mut self,
+        verdicts: &BTreeMap<String, Verdict>,
+        again: Option<Instant>,
+    ) -> NextRound {
         // Where udevd's own events do not reach us, its record is read again,
         // ever more seldom for a disk that it does not get done with.
         let pending: BTreeSet<String> = verdicts
@@ -335,7 +377,9 @@ impl Reconciler {
         });
         let answer = silent.then_some(ANSWER_PAUSE);
         let now = Instant::now();
-        let retry = self.backoff.next(now).map(|again| again - now);
+        let retries = [self.backoff.next(now), self.stuck.next(now), again];
+        let retry = retries.into_iter().flatten().min();
+        let retry = retry.map(|again| again.saturating_duration_since(now));
         match [retry, udev, answer].into_iter().flatten().min() {
             Some(pause) => NextRound::After(pause, Dirty::Devices(pending)),
             None => NextRound::AtTimer,
@@ -358,10 +402,77 @@ impl Reconciler {
         }
     }
 
+    /// Takes down the names of disks that were mounted before the ledger kept
+    /// names, or by others.
+    fn keep_names(&self, inventory: &Inventory, verdicts: &BTreeMap<String, Verdict>) {
+        let Ok(standing) = inventory.standing.known() else {
+            return;
+        };
+        for (disk, verdict) in verdicts {
+            let (uuid, name) = match verdict {
+                Verdict::Managed(managed) if managed.mounted => {
+                    (managed.claim.partition_guid, &managed.claim.name)
+                }
+                Verdict::Adopt(adopt) if adopt.mounted => (adopt.uuid, &adopt.name),
+                Verdict::Managed(_)
+                | Verdict::Adopt(_)
+                | Verdict::Provision(_)
+                | Verdict::Resume(_)
+                | Verdict::Refused(_) => continue,
+            };
+            if self.working.contains_key(disk) || standing.name_of(uuid).is_some() {
+                continue;
+            }
+            if let Err(error) = self.around.state.ledger.keep(uuid, name) {
+                tracing::warn!(disk, %name, error = chain(&error), "the name is not kept");
+            }
+        }
+    }
+
+    /// Takes away mounts of devices that are gone. One that is in use is tried
+    /// again, ever more seldom.
+    fn clear(&mut self, dead: &BTreeMap<DiskName, DevNo>) {
+        let now = Instant::now();
+        for (name, devno) in dead {
+            if self.clearing.contains(name) || !self.stuck.may_try(name.as_str(), now) {
+                continue;
+            }
+            self.clearing.insert(name.clone());
+            let (around, news) = (self.around.clone(), self.news.0.clone());
+            let (name, devno) = (name.clone(), *devno);
+            let _detached: JoinHandle<()> = tokio::task::spawn_blocking(move || {
+                let failure = match provision::unmount_dead(&name, devno, &around) {
+                    Ok(()) => {
+                        tracing::info!(%name, "unmounted: its device is gone");
+                        None
+                    }
+                    Err(error) => {
+                        let error = chain(&error);
+                        tracing::warn!(%name, error, "its device is gone, and its mount stays");
+                        Some(error)
+                    }
+                };
+                // The loop is gone at shutdown.
+                drop(news.send(News::Cleared(name, failure)));
+            });
+        }
+    }
+
+    fn dead_mounts(&self, dead: &BTreeMap<DiskName, DevNo>) -> Vec<DeadMount> {
+        dead.iter()
+            .map(|(name, devno)| DeadMount {
+                path: self.around.mount_root.join(name.as_str()),
+                devno: *devno,
+                error: self.stuck.error_of(name.as_str()),
+            })
+            .collect()
+    }
+
     fn start_jobs(
         &mut self,
         inventory: &Inventory,
         verdicts: &BTreeMap<String, Verdict>,
+        dead: &BTreeMap<DiskName, DevNo>,
         may_format: bool,
     ) {
         let now = Instant::now();
@@ -372,6 +483,13 @@ impl Reconciler {
                 continue;
             };
             if self.working.contains_key(disk) || !self.backoff.may_try(disk, now) {
+                continue;
+            }
+            // The round that follows the unmount starts it.
+            if verdict
+                .disk_name()
+                .is_some_and(|name| dead.contains_key(name) || self.clearing.contains(name))
+            {
                 continue;
             }
             // The round that the cluster's answer begins starts it.
@@ -389,33 +507,29 @@ impl Reconciler {
     }
 
     fn start(&mut self, disk: String, job: Job, target: Target) {
-        self.working.insert(disk.clone(), Phase::Waiting);
-        let (workers, news, around) = (
-            Arc::clone(&self.workers),
-            self.news.0.clone(),
-            self.around.clone(),
-        );
-        let decided = Instant::now();
+        let waiting = Work {
+            phase: Phase::Waiting,
+            overdue: None,
+        };
+        self.working.insert(disk.clone(), waiting);
+        let (workers, around) = (self.workers.clone(), self.around.clone());
+        let (progress, news) = (self.news.0.clone(), self.news.0.clone());
         let _detached: JoinHandle<()> = tokio::spawn(async move {
-            let Ok(_permit) = workers.acquire_owned().await else {
-                return;
-            };
-            if decided.elapsed() > STALE {
-                drop(news.send(News::Ended(disk, None)));
-                return;
-            }
+            // The loop is gone at shutdown; then nobody wants to know.
             let name = disk.clone();
-            let (progress, ended) = (news.clone(), news);
-            let result = tokio::task::spawn_blocking(move || {
+            let job = move || {
                 let result = provision::execute(&job, target, &around, &|phase| {
-                    // The loop is gone at shutdown; then nobody wants to know.
                     drop(progress.send(News::Progress(name.clone(), phase)));
                 });
                 told(&name, result)
-            });
-            if let Ok(failure) = result.await {
-                drop(ended.send(News::Ended(disk, failure)));
-            }
+            };
+            let overdue = |overdue| drop(news.send(News::Overdue(disk.clone(), overdue)));
+            let failure = match workers.work(job, overdue).await {
+                Outcome::Ended(failure) => failure,
+                Outcome::Stale => None,
+                Outcome::Stopped => return,
+            };
+            drop(news.send(News::Ended(disk, failure)));
         });
     }
 
@@ -424,8 +538,25 @@ impl Reconciler {
         match news {
             News::Progress(disk, phase) => {
                 tracing::debug!(disk, ?phase, "progress");
-                self.working.insert(disk, phase);
+                if let Some(work) = self.working.get_mut(&disk) {
+                    work.phase = phase;
+                }
                 None
+            }
+            News::Overdue(disk, overdue) => {
+                if let Some(work) = self.working.get_mut(&disk) {
+                    work.overdue = Some(overdue);
+                    log_overdue(&disk, work.phase, overdue);
+                }
+                None
+            }
+            News::Cleared(name, failure) => {
+                self.clearing.remove(&name);
+                match failure {
+                    None => self.stuck.forget(name.as_str()),
+                    Some(error) => self.stuck.failed(name.as_str(), error, Instant::now()),
+                }
+                Some(Dirty::nothing())
             }
             News::Ended(disk, failure) => {
                 self.working.remove(&disk);
@@ -454,18 +585,21 @@ impl Reconciler {
                     failures: failed.times,
                     error: Some(failed.error.clone()),
                     retry_in_seconds: Some(failed.again.saturating_duration_since(now).as_secs()),
+                    overdue: None,
                 };
                 (disk.clone(), operation)
             })
             .collect();
-        for (disk, phase) in &self.working {
+        for (disk, work) in &self.working {
             let operation = operations.entry(disk.clone()).or_insert(Operation {
                 phase: None,
                 failures: 0,
                 error: None,
                 retry_in_seconds: None,
+                overdue: None,
             });
-            operation.phase = Some(*phase);
+            operation.phase = Some(work.phase);
+            operation.overdue = work.overdue;
             operation.retry_in_seconds = None;
         }
         operations
@@ -500,7 +634,10 @@ impl Reconciler {
                     );
                 }
                 Verdict::Managed(managed) => {
-                    tracing::info!(disk, verdict = "managed", name = %managed.claim.name, mounted = managed.mounted, "decided");
+                    tracing::info!(disk, verdict = "managed", name = %managed.claim.name, mounted = managed.mounted, ailment = managed.ailment, growth = managed.growth.as_ref().map(ToString::to_string), "decided");
+                }
+                Verdict::Adopt(adopt) => {
+                    tracing::info!(disk, verdict = "adopt", name = %adopt.name, mounted = adopt.mounted, ailment = adopt.ailment, "decided");
                 }
                 Verdict::Provision(provision) => {
                     tracing::info!(disk, verdict = "provision", name = %provision.name, "decided");
@@ -529,7 +666,7 @@ impl Reconciler {
     async fn drain(&mut self) {
         // Jobs that wait for a worker do not begin any more.
         self.workers.close();
-        self.working.retain(|_, phase| *phase != Phase::Waiting);
+        self.working.retain(|_, work| work.phase != Phase::Waiting);
         let end = tokio::time::Instant::now() + GRACE;
         while !self.working.is_empty() {
             let news = tokio::time::timeout_at(end, self.news.1.recv());
@@ -548,11 +685,30 @@ impl Reconciler {
     }
 }
 
+fn log_overdue(disk: &str, phase: Phase, overdue: Overdue) {
+    match overdue {
+        Overdue::Aside => {
+            tracing::warn!(disk, ?phase, "takes long, the others are not kept waiting");
+        }
+        Overdue::InTheWay => {
+            tracing::warn!(
+                disk,
+                ?phase,
+                "takes long, and too many do: others wait for it"
+            );
+        }
+    }
+}
+
 /// Logs how a job ended; why it failed, if it did.
-fn told(disk: &str, result: Result<Mounted, ProvisionError>) -> Option<String> {
+fn told(disk: &str, result: Result<Done, ProvisionError>) -> Option<String> {
     match result {
-        Ok(mounted) => {
-            tracing::info!(disk, name = %mounted.claim.name, path = %mounted.path.display(), "mounted");
+        Ok(Done::Mounted(mounted)) => {
+            tracing::info!(disk, name = %mounted.name, path = %mounted.path.display(), "mounted");
+            None
+        }
+        Ok(Done::Grown(grown)) => {
+            tracing::info!(disk, name = %grown.claim.name, path = %grown.path.display(), bytes = grown.bytes, "grown");
             None
         }
         Err(error) => {

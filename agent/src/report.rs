@@ -1,16 +1,18 @@
 //! What the agent last saw and does, in the form that is shown.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::SystemTime};
 
 use serde::Serialize;
 
 use crate::{
     config::Mode,
-    decide::{Verdict, VerdictKind},
+    decide::{Growth, Source, Verdict, VerdictKind},
     fact::Fact,
     longhorn::View,
     observe::{Device, Inventory, Transport},
     provision::Phase,
+    units::DevNo,
+    workers::Overdue,
 };
 
 /// Version of the JSON form; raised when a field changes its meaning.
@@ -25,10 +27,27 @@ pub struct Round {
     pub verdicts: BTreeMap<String, Verdict>,
     /// Work that is going on or failed last, by kernel name.
     pub operations: BTreeMap<String, Operation>,
+    /// Mounts of devices that are gone.
+    pub dead_mounts: Vec<DeadMount>,
     /// What the round cost.
     pub cost: RoundCost,
     /// What Longhorn has registered on this node.
     pub longhorn: View,
+    /// Why a mounted disk has no unit of systemd; absent where none is wanted.
+    pub mount_units: Option<Vec<String>>,
+}
+
+/// A mount that the agent made of a device that is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeadMount {
+    /// Where.
+    pub path: PathBuf,
+    /// Number that the device had.
+    pub devno: DevNo,
+    /// Why it is still there, once it was tried to take it away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// What a round cost.
@@ -62,6 +81,9 @@ pub struct Operation {
     /// Seconds until the next attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_in_seconds: Option<u64>,
+    /// It takes longer than it should: the disk may have stopped answering.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overdue: Option<Overdue>,
 }
 
 /// `/v1/disks` and `plan -o json`.
@@ -78,6 +100,8 @@ pub struct Report {
     pub degraded: Vec<Degradation>,
     /// Every block device.
     pub disks: Vec<Row>,
+    /// Mounts of devices that are gone; empty when all is well.
+    pub dead_mounts: Vec<DeadMount>,
     /// What Longhorn has registered on this node.
     pub longhorn: View,
     /// The round that this is from; absent for `plan`.
@@ -147,15 +171,66 @@ pub struct Row {
     /// Whether it is mounted there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mounted: Option<bool>,
+    /// What is wrong with its filesystem while it is mounted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ailment: Option<String>,
     /// Its filesystem.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filesystem: Option<&'static str>,
+    /// What becomes of room that it has and does not use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth: Option<GrowthRow>,
     /// GUID of the partition and UUID of the filesystem.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partition_guid: Option<String>,
     /// Work that is going on or failed last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,
+}
+
+/// What becomes of unused room on a disk of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GrowthRow {
+    /// `due` or `withheld`.
+    pub state: &'static str,
+    /// Code of what withholds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// Particulars of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// What it means.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<&'static str>,
+}
+
+impl From<&Growth> for GrowthRow {
+    fn from(growth: &Growth) -> Self {
+        match growth {
+            Growth::Due => Self {
+                state: "due",
+                reason: None,
+                detail: None,
+                explanation: None,
+            },
+            Growth::Withheld(withheld) => Self {
+                state: "withheld",
+                reason: Some(withheld.obstacle.code()),
+                detail: (!withheld.detail.is_empty()).then(|| withheld.detail.clone()),
+                explanation: Some(withheld.obstacle.explanation()),
+            },
+        }
+    }
+}
+
+impl fmt::Display for GrowthRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reason {
+            None => f.write_str("to be grown"),
+            Some(reason) => write!(f, "not grown ({reason})"),
+        }
+    }
 }
 
 impl Round {
@@ -180,6 +255,7 @@ impl Round {
                     ))
                 })
                 .collect(),
+            dead_mounts: self.dead_mounts.clone(),
             longhorn: self.longhorn.clone(),
             round: (self.cost.number > 0).then_some(self.cost),
         }
@@ -275,9 +351,31 @@ pub fn row(
     let text = |fact: &Fact<Option<String>>| fact.known().map_or(None, Clone::clone);
     let refusal = match verdict {
         Verdict::Refused(refusal) => Some(refusal),
-        Verdict::Managed(_) | Verdict::Provision(_) | Verdict::Resume(_) => None,
+        Verdict::Managed(_) | Verdict::Provision(_) | Verdict::Resume(_) | Verdict::Adopt(_) => {
+            None
+        }
+    };
+    let ailment = match verdict {
+        Verdict::Managed(managed) => managed.ailment.clone(),
+        Verdict::Adopt(adopt) => adopt.ailment.clone(),
+        Verdict::Provision(_) | Verdict::Resume(_) | Verdict::Refused(_) => None,
+    };
+    let growth = match verdict {
+        Verdict::Managed(managed) => managed.growth.as_ref().map(GrowthRow::from),
+        Verdict::Adopt(_) | Verdict::Provision(_) | Verdict::Resume(_) | Verdict::Refused(_) => {
+            None
+        }
     };
     let (filesystem, guid, mounted) = match verdict {
+        Verdict::Adopt(adopt) => (
+            Some(adopt.filesystem),
+            // Others give partition and filesystem numbers of their own.
+            match &adopt.from {
+                Source::Claim(id) => Some(id.partition_guid),
+                Source::Longhorn => None,
+            },
+            Some(adopt.mounted),
+        ),
         Verdict::Managed(managed) => (
             Some(managed.filesystem),
             Some(managed.claim.partition_guid),
@@ -320,7 +418,9 @@ pub fn row(
             .disk_name()
             .map(|name| format!("{mount_root}/{name}")),
         mounted,
+        ailment,
         filesystem: filesystem.map(crate::units::Filesystem::name),
+        growth,
         partition_guid: guid.map(|guid| guid.to_string()),
         operation: operation.cloned(),
     }

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::{
+    ffi::CString,
     fs::File,
     io,
     os::{
@@ -15,7 +16,7 @@ use std::{
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-use nix::{ioctl_read, ioctl_read_bad, ioctl_write_ptr, ioctl_write_ptr_bad};
+use nix::{ioctl_none_bad, ioctl_read, ioctl_read_bad, ioctl_write_ptr, ioctl_write_ptr_bad};
 
 // linux/fs.h
 ioctl_read!(blkgetsize64, 0x12, 114, u64);
@@ -25,11 +26,48 @@ ioctl_read!(fs_ioc_getflags, b'f', 1, libc::c_long);
 ioctl_write_ptr!(fs_ioc_setflags, b'f', 2, libc::c_long);
 // linux/blkpg.h: _IO(0x12, 105), although it takes a pointer
 ioctl_write_ptr_bad!(blkpg, 0x1269, BlkpgArg);
+// fs/ext4/ext4.h
+ioctl_write_ptr!(ext4_resize_fs, b'f', 16, u64);
+// fs/xfs/libxfs/xfs_fs.h; the first form of the geometry, which every kernel knows
+ioctl_read!(xfs_fsgeometry, b'X', 100, XfsGeometry);
+ioctl_write_ptr!(xfs_growfs_data, b'X', 110, XfsGrowth);
 
 /// `FS_IMMUTABLE_FL` of linux/fs.h.
 const IMMUTABLE: libc::c_long = 0x10;
 /// `BLKPG_ADD_PARTITION` of linux/blkpg.h.
 const ADD_PARTITION: libc::c_int = 1;
+/// `BLKPG_RESIZE_PARTITION` of linux/blkpg.h.
+const RESIZE_PARTITION: libc::c_int = 3;
+
+// linux/loop.h; the first is a plain number and takes nothing.
+ioctl_none_bad!(loop_ctl_get_free, 0x4c82);
+ioctl_write_ptr_bad!(loop_configure, 0x4c0a, LoopConfig);
+
+/// `struct loop_config` of linux/loop.h, with `struct loop_info64` as the words
+/// that it is made of: 232 bytes, of which only the flags are ours to set.
+#[repr(C)]
+#[derive(Debug)]
+pub struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: [u32; 58],
+    reserved: [u64; 8],
+}
+
+/// Index of `lo_flags` among the words of `loop_info64`: after five fields of
+/// two words come `lo_number`, `lo_encrypt_type` and `lo_encrypt_key_size`.
+const LOOP_INFO_FLAGS: usize = 13;
+/// `LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR`.
+const LOOP_READ_ONLY_AUTOCLEAR: u32 = 1 | 4;
+
+// linux/mount.h
+const FSOPEN_CLOEXEC: libc::c_uint = 1;
+const FSMOUNT_CLOEXEC: libc::c_uint = 1;
+const FSCONFIG_SET_FLAG: libc::c_uint = 0;
+const FSCONFIG_SET_STRING: libc::c_uint = 1;
+const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+/// `MOUNT_ATTR_RDONLY | NOSUID | NODEV | NOEXEC`.
+const MOUNT_ATTRIBUTES: libc::c_uint = 1 | 2 | 4 | 8;
 
 #[repr(C)]
 #[derive(Debug)]
@@ -48,6 +86,26 @@ struct BlkpgPartition {
     number: libc::c_int,
     device_name: [u8; 64],
     volume_name: [u8; 64],
+}
+
+/// `struct xfs_fsop_geom_v1` of fs/xfs/libxfs/xfs_fs.h.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct XfsGeometry {
+    block_size: u32,
+    _up_to_inode_size: [u32; 6],
+    inodes_percent: u32,
+    data_blocks: u64,
+    _from_realtime_blocks: [u64; 9],
+}
+const _: () = assert!(size_of::<XfsGeometry>() == 112);
+
+/// `struct xfs_growfs_data` of fs/xfs/libxfs/xfs_fs.h.
+#[repr(C)]
+#[derive(Debug)]
+pub struct XfsGrowth {
+    blocks: u64,
+    inodes_percent: u32,
 }
 
 /// Size of an open block device in bytes (`BLKGETSIZE64`).
@@ -91,6 +149,26 @@ pub fn logical_sector_size(device: &File) -> io::Result<u32> {
 /// # Errors
 /// `EBUSY` when the number or the range is taken already.
 pub fn add_partition(disk: &File, number: i32, start: u64, length: u64) -> io::Result<()> {
+    tell_partition(disk, ADD_PARTITION, number, start, length)
+}
+
+/// Tells the kernel that a partition which it knows has another length, also
+/// while it is mounted.
+///
+/// # Errors
+/// `ENXIO` without such a partition, `EINVAL` when it begins elsewhere, `EBUSY`
+/// when the range is taken.
+pub fn resize_partition(disk: &File, number: i32, start: u64, length: u64) -> io::Result<()> {
+    tell_partition(disk, RESIZE_PARTITION, number, start, length)
+}
+
+fn tell_partition(
+    disk: &File,
+    op: libc::c_int,
+    number: i32,
+    start: u64,
+    length: u64,
+) -> io::Result<()> {
     let too_big = |_overflow| io::Error::from(io::ErrorKind::InvalidInput);
     let mut partition = BlkpgPartition {
         start: i64::try_from(start).map_err(too_big)?,
@@ -100,7 +178,7 @@ pub fn add_partition(disk: &File, number: i32, start: u64, length: u64) -> io::R
         volume_name: [0; 64],
     };
     let argument = BlkpgArg {
-        op: ADD_PARTITION,
+        op,
         flags: 0,
         datalen: libc::c_int::try_from(size_of::<BlkpgPartition>()).map_err(too_big)?,
         partition: &raw mut partition,
@@ -108,6 +186,152 @@ pub fn add_partition(disk: &File, number: i32, start: u64, length: u64) -> io::R
     // SAFETY: both structures have the layout of linux/blkpg.h and outlive the
     // call; the kernel only reads them.
     unsafe { blkpg(disk.as_raw_fd(), &raw const argument) }?;
+    Ok(())
+}
+
+/// Number of a loop device that nobody uses (`LOOP_CTL_GET_FREE`).
+///
+/// # Errors
+/// What the kernel answers.
+pub fn free_loop(control: &File) -> io::Result<i32> {
+    // SAFETY: the call takes no argument.
+    Ok(unsafe { loop_ctl_get_free(control.as_raw_fd()) }?)
+}
+
+/// Puts a loop device on top of a file or device (`LOOP_CONFIGURE`, Linux 5.8).
+/// It lets nobody write through it, and unbinds itself when it is closed.
+///
+/// # Errors
+/// `EBUSY` when somebody else took it.
+pub fn bind_read_only_loop(device: &File, backing: &File) -> io::Result<()> {
+    let mut config = LoopConfig {
+        fd: u32::try_from(backing.as_raw_fd())
+            .map_err(|_negative| io::Error::from(io::ErrorKind::InvalidInput))?,
+        block_size: 0,
+        info: [0; 58],
+        reserved: [0; 8],
+    };
+    if let Some(flags) = config.info.get_mut(LOOP_INFO_FLAGS) {
+        *flags = LOOP_READ_ONLY_AUTOCLEAR;
+    }
+    // SAFETY: the structure has the size and layout of linux/loop.h and
+    // outlives the call; the kernel only reads it.
+    unsafe { loop_configure(device.as_raw_fd(), &raw const config) }?;
+    Ok(())
+}
+
+/// Mounts a filesystem read-only, attached to no tree: only the descriptor
+/// leads to it, and it is gone with that (`fsopen(2)`, Linux 5.2).
+///
+/// # Errors
+/// What the kernel answers, for an option or for the filesystem.
+pub fn detached_read_only_mount(
+    filesystem: &str,
+    source: &str,
+    options: &[&str],
+) -> io::Result<OwnedFd> {
+    let text = |text: &str| CString::new(text).map_err(io::Error::other);
+    let name = text(filesystem)?;
+    // SAFETY: the string outlives the call.
+    let context =
+        descriptor(unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), FSOPEN_CLOEXEC) })?;
+    let set = |command: libc::c_uint, key: Option<&str>, value: Option<&str>| {
+        let (key, value) = (key.map(text).transpose()?, value.map(text).transpose()?);
+        let pointer =
+            |text: &Option<CString>| text.as_ref().map_or(std::ptr::null(), |t| t.as_ptr());
+        // SAFETY: both strings, where there are any, outlive the call.
+        let answer = unsafe {
+            libc::syscall(
+                libc::SYS_fsconfig,
+                context.as_raw_fd(),
+                command,
+                pointer(&key),
+                pointer(&value),
+                0,
+            )
+        };
+        if answer == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
+    set(FSCONFIG_SET_STRING, Some("source"), Some(source))?;
+    set(FSCONFIG_SET_FLAG, Some("ro"), None)?;
+    for option in options {
+        set(FSCONFIG_SET_FLAG, Some(option), None)?;
+    }
+    set(FSCONFIG_CMD_CREATE, None, None)?;
+    // SAFETY: a system call with three integers.
+    descriptor(unsafe {
+        libc::syscall(
+            libc::SYS_fsmount,
+            context.as_raw_fd(),
+            FSMOUNT_CLOEXEC,
+            MOUNT_ATTRIBUTES,
+        )
+    })
+}
+
+/// The descriptor that a system call has made, or why it has not.
+fn descriptor(answer: libc::c_long) -> io::Result<OwnedFd> {
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = i32::try_from(answer).map_err(|_large| io::Error::from(io::ErrorKind::InvalidData))?;
+    // SAFETY: the kernel has just made this descriptor and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Lets a mounted ext4 use this many of its blocks (`EXT4_IOC_RESIZE_FS`).
+///
+/// # Errors
+/// What the kernel answers: `EROFS` when it is mounted read-only, `EPERM` when
+/// it has errors.
+pub fn grow_ext4(mount: &File, blocks: u64) -> io::Result<()> {
+    // SAFETY: the kernel reads one u64 from `blocks`.
+    unsafe { ext4_resize_fs(mount.as_raw_fd(), &raw const blocks) }?;
+    Ok(())
+}
+
+/// How large a mounted XFS is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct XfsSize {
+    /// Bytes in a block.
+    pub block: u32,
+    /// Blocks for data.
+    pub blocks: u64,
+    /// Percentage that inodes may take.
+    pub inodes_percent: u32,
+}
+
+/// Asks a mounted XFS for its size (`XFS_IOC_FSGEOMETRY_V1`).
+///
+/// # Errors
+/// What the kernel answers, `ENOTTY` for another filesystem.
+pub fn xfs_size(mount: &File) -> io::Result<XfsSize> {
+    let mut geometry = XfsGeometry::default();
+    // SAFETY: the structure has the layout and size that the number of the
+    // request says, and outlives the call.
+    unsafe { xfs_fsgeometry(mount.as_raw_fd(), &raw mut geometry) }?;
+    Ok(XfsSize {
+        block: geometry.block_size,
+        blocks: geometry.data_blocks,
+        inodes_percent: geometry.inodes_percent,
+    })
+}
+
+/// Lets a mounted XFS use this many of its blocks (`XFS_IOC_FSGROWFSDATA`).
+///
+/// # Errors
+/// What the kernel answers, `EROFS` when it is mounted read-only.
+pub fn grow_xfs(mount: &File, blocks: u64, inodes_percent: u32) -> io::Result<()> {
+    let growth = XfsGrowth {
+        blocks,
+        inodes_percent,
+    };
+    // SAFETY: the kernel reads one structure of the layout of xfs_fs.h.
+    unsafe { xfs_growfs_data(mount.as_raw_fd(), &raw const growth) }?;
     Ok(())
 }
 

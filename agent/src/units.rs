@@ -224,6 +224,14 @@ impl Filesystem {
         }
     }
 
+    /// What it is mounted with, besides `noatime`.
+    pub fn mount_options(self) -> Option<&'static str> {
+        match self {
+            Self::Ext4 => Some("errors=remount-ro"),
+            Self::Xfs => None,
+        }
+    }
+
     /// The filesystem of that name, if it is one that the agent makes.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Ext4, Self::Xfs]

@@ -15,7 +15,7 @@ use std::{
 use clap::Args;
 use disk_discovery::{
     config::{Options, Settings},
-    decide::Reason,
+    decide::{Obstacle, Reason},
     observe::{Dirty, Host, Observer},
     report::degraded,
     state::State,
@@ -115,6 +115,17 @@ fn every_reason_is_explained_word_for_word_and_no_other() {
 }
 
 #[test]
+fn every_obstacle_to_growing_is_explained_word_for_word() {
+    let text = text_of("docs/operating.md");
+    let rows = chapter(&text, "## HTTP endpoints");
+    for obstacle in Obstacle::ALL {
+        let row = format!("| `{}` | {} | ", obstacle.code(), obstacle.explanation());
+        let there = rows.iter().any(|line| line.starts_with(&row));
+        assert!(there, "not there: {row}");
+    }
+}
+
+#[test]
 fn every_option_is_in_the_table_with_flag_variable_and_key_and_no_other() {
     let text = text_of("docs/operating.md");
     let rows = chapter(&text, "## Options");
@@ -197,6 +208,8 @@ fn the_example_configuration_is_read_and_shows_the_defaults() {
     // The default is to have no rule, which takes what this one takes.
     assert_eq!(shown.policy.allow.len(), 1);
     shown.policy.allow.clear();
+    // Nor is there a unit by default.
+    assert!(shown.mount_units.take().is_some());
     assert_eq!(shown, as_it_is);
 }
 

@@ -227,7 +227,10 @@ impl Tree {
     fn reason(&self, name: &str) -> Reason {
         match self.verdicts().remove(name).expect("a verdict") {
             Verdict::Refused(refusal) => refusal.reason,
-            other @ (Verdict::Managed(_) | Verdict::Provision(_) | Verdict::Resume(_)) => {
+            other @ (Verdict::Managed(_)
+            | Verdict::Adopt(_)
+            | Verdict::Provision(_)
+            | Verdict::Resume(_)) => {
                 panic!("{name}: {other:?}")
             }
         }
@@ -701,6 +704,20 @@ fn only_devices_that_an_event_named_are_read_again() {
 }
 
 #[test]
+fn an_event_of_a_disk_reads_its_partitions_again() {
+    let tree = Tree::new();
+    tree.disk(VIRTIO, "vdb", 254, 16);
+    let partition = tree.partition("vdb", 1, 254, 17);
+    let mut observer = tree.observer();
+    observer.observe(&Dirty::Everything);
+    tree.write(tree.sys(&partition).join("size"), "4096\n");
+    let inventory = observer.observe(&dirty(&["vdb"]));
+    assert_eq!(observer.last_read(), &names(&["vdb", "vdb1"]));
+    let device = inventory.devices.get("vdb1").expect("the partition");
+    assert_eq!(device.size, Fact::Known(4096 * 512));
+}
+
+#[test]
 fn a_disk_that_was_exchanged_under_the_same_name_is_read_anew() {
     let tree = Tree::new();
     tree.disk(VIRTIO, "vdb", 254, 16);
@@ -754,6 +771,36 @@ fn dirty_devices_add_up_and_everything_stays_everything() {
     assert_eq!(both, dirty(&["a", "b"]));
     assert_eq!(both.and(Dirty::Everything), Dirty::Everything);
     assert_eq!(Dirty::Everything.and(Dirty::nothing()), Dirty::Everything);
+}
+
+#[test]
+fn a_disk_that_cannot_be_read_is_not_read_again_because_something_else_changed() {
+    let tree = Tree::new();
+    tree.disk(VIRTIO, "vdb", 254, 16);
+    tree.record(254, 16, "I:1\n");
+    let mut look = Look::new(tree.host(), Policy::default(), tree.observer());
+    let mut why = |dirty: &Dirty| {
+        let seen = look.look(dirty, &BTreeSet::new());
+        assert!(seen.again.is_some(), "it is never read again");
+        match seen.verdicts.get("vdb") {
+            Some(Verdict::Refused(refusal)) if refusal.reason == Reason::ProbeFailed => {
+                refusal.detail.clone()
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    // An event of its own is a reason, and each failure makes the wait longer.
+    for _ in 0..8 {
+        why(&dirty(&["vdb"]));
+    }
+    let absent = why(&Dirty::Everything);
+    tree.write("dev/vdb", "no block device");
+    assert_eq!(why(&Dirty::nothing()), absent);
+    assert_eq!(why(&dirty(&["sda"])), absent);
+    assert_eq!(why(&Dirty::Everything), absent);
+    assert_ne!(why(&dirty(&["vdb"])), absent);
+    tree.remove("dev/vdb");
+    assert_eq!(why(&Dirty::Lost), absent);
 }
 
 // ---------------------------------------------------------------------------

@@ -5,7 +5,8 @@
 //! to it, and whether the checksums are made right afterwards.
 
 use disk_discovery::claim::{
-    Begun, Claim, ClaimId, Ends, Geometry, Stage, Table, TableImage, inspect,
+    Begun, Claim, ClaimId, Ends, Geometry, Resized, Stage, Table, TableImage, earlier_geometry,
+    inspect, inspect_with, partition_range,
 };
 use uuid::{Uuid, uuid};
 
@@ -189,10 +190,13 @@ pub fn check(input: &[u8]) {
             claim,
             whole,
             only_ours,
+            resized,
         } => {
             let own = own(&claim.id);
-            assert_eq!(*only_ours, own.has_nothing_else(&table));
+            let committed = claim.stage == Stage::Committed;
+            assert_eq!(*only_ours, own.has_nothing_else(&table, committed));
             assert_eq!(*whole, table == *own.at(claim.stage));
+            assert_eq!(*resized, own.resized(&table));
             if claim.stage == Stage::Pending {
                 assert!(!own.is_committed_anywhere(&table), "would be formatted");
                 let says = COPIES.map(|copy| table.says(copy));
@@ -203,7 +207,7 @@ pub fn check(input: &[u8]) {
             if COPIES.into_iter().any(says) {
                 // The journal helps where the disk cannot speak for itself, and
                 // says what else may be written over.
-                let same = matches!(&alone, Table::Ours { claim: said, whole: same, only_ours: less }
+                let same = matches!(&alone, Table::Ours { claim: said, whole: same, only_ours: less, .. }
                     if said == claim && same == whole && less <= only_ours);
                 assert!(same, "{alone:?} is {found:?} by the journal");
             } else {
@@ -232,6 +236,14 @@ pub fn check(input: &[u8]) {
             }
         }
     }
+    // Where a smaller disk would have had its backup, there is none: that says
+    // nothing else.
+    if let Some(earlier) = earlier_geometry(&ends) {
+        assert!(earlier.size < geometry.size);
+        let tail = vec![0; Ends::tail_len(earlier) as usize];
+        let earlier = Ends::new(earlier, table.head.clone(), tail).expect("its ends");
+        assert_eq!(inspect_with(&ends, Some(&earlier), &journalled), found);
+    }
     // With less knowledge, less is ours and never something else.
     if let Table::Ours { .. } = alone {
         assert!(matches!(found, Table::Ours { .. }), "{alone:?} alone");
@@ -247,13 +259,13 @@ fn said(table: &gpt::Table, copy: Copy) -> Option<ClaimId> {
 fn completed(ends: &Ends, stage: Stage, id: &ClaimId) {
     let image = TableImage::build(ends.geometry(), id, stage).expect("it was found there");
     let again = inspect(image.ends(), &[]);
-    let right = matches!(&again, Table::Ours { claim, whole: true, only_ours: true }
+    let right = matches!(&again, Table::Ours { claim, whole: true, only_ours: true, resized: None }
         if claim.id == *id && claim.stage == stage);
     assert!(right, "{again:?}");
 }
 
 /// The tables of one claim, and what it may write over besides.
-struct Own([gpt::Table; 2], gpt::Table);
+struct Own([gpt::Table; 2], gpt::Table, Geometry, ClaimId);
 
 impl Own {
     fn of(geometry: Geometry, id: &ClaimId, over: bool) -> Self {
@@ -265,6 +277,8 @@ impl Own {
         Self(
             STAGES.map(|stage| gpt::Table::of(geometry, id, stage)),
             before,
+            geometry,
+            id.clone(),
         )
     }
 
@@ -283,23 +297,92 @@ impl Own {
         all.map(|(there, (pending, committed))| [there, pending, committed])
     }
 
-    fn has_nothing_else(&self, table: &gpt::Table) -> bool {
-        let mut all = self.beside(table).zip(self.1.sectors());
-        all.all(|([there, pending, committed], before)| {
-            [pending, committed, before].contains(&there) || is_zero(there)
+    /// Only what is committed may have sectors of a smaller disk.
+    fn has_nothing_else(&self, table: &gpt::Table, claimed_committed: bool) -> bool {
+        let grows = claimed_committed || self.is_committed_anywhere(table);
+        let older = self.older(table);
+        let smaller = |number: usize| {
+            let mut there = older.iter().filter(|(at, ..)| *at == number);
+            there.any(|(_, geometry, _)| geometry.size < self.2.size)
+        };
+        let mut all = self.beside(table).zip(self.1.sectors()).enumerate();
+        all.all(|(number, ([there, pending, committed], before))| {
+            [pending, committed, before].contains(&there)
+                || is_zero(there)
+                || (grows && smaller(number))
         })
     }
 
     fn is_committed_anywhere(&self, table: &gpt::Table) -> bool {
         self.beside(table)
             .any(|[there, pending, committed]| there == committed && there != pending)
+            || self.older(table).iter().any(|(.., committed)| *committed)
+    }
+
+    /// Sectors in front that are from the claim's tables for the size that they
+    /// speak of, another than the present one; and whether only a committed
+    /// table has them.
+    fn older(&self, table: &gpt::Table) -> Vec<(usize, Geometry, bool)> {
+        let sector = table.sector;
+        let head = &table.head;
+        let number = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight"));
+        let record = u32::from_le_bytes(head[458..462].try_into().expect("four"));
+        let size = sector as u64;
+        let header = head[sector..].starts_with(b"EFI PART");
+        let end = number(2 * sector + 40).checked_add(1);
+        let end = end.and_then(|end| end.checked_mul(size));
+        let sizes = [
+            (record != u32::MAX).then(|| (u64::from(record) + 1) * size),
+            number(sector + 32)
+                .checked_add(1)
+                .filter(|_| header)
+                .and_then(|sectors| sectors.checked_mul(size)),
+            end.and_then(|end| end.checked_add((gpt::ARRAY + sector) as u64)),
+        ];
+        let mut found = Vec::new();
+        for (at, size) in sizes.into_iter().enumerate() {
+            let place = at * sector..(at + 1) * sector;
+            let there = &head[place.clone()];
+            let now = self.0.iter().any(|own| own.head[place.clone()] == *there);
+            let Some(size) = size.filter(|size| !now && *size <= i64::MAX as u64) else {
+                continue;
+            };
+            let geometry = Geometry { size, ..self.2 };
+            if partition_range(geometry).is_none() {
+                continue;
+            }
+            let own = STAGES.map(|stage| gpt::Table::of(geometry, &self.3, stage));
+            let [pending, committed] = own.map(|own| own.head[place.clone()] == *there);
+            if pending || committed {
+                found.push((at, geometry, committed && !pending));
+            }
+        }
+        found
+    }
+
+    fn resized(&self, table: &gpt::Table) -> Option<Resized> {
+        let older = self.older(table);
+        if let Some((_, larger, _)) = older
+            .iter()
+            .find(|(at, geometry, _)| *at == 1 && geometry.size > self.2.size)
+        {
+            return Some(Resized::Shrunk { from: larger.size });
+        }
+        let smaller = older
+            .iter()
+            .filter(|(at, geometry, _)| *at > 0 && geometry.size < self.2.size);
+        let ends = smaller.filter_map(|(_, geometry, _)| Some(partition_range(*geometry)?.end));
+        ends.min().map(|partition_end| Resized::Grown {
+            partition_end,
+            moved: table.tail == self.at(Stage::Committed).tail,
+        })
     }
 
     /// Something of this claim is there besides the boot record, which every
     /// maker of a table writes, and nothing that is not of it.
     fn is_torn(&self, table: &gpt::Table) -> bool {
         let mut beyond_boot_record = self.beside(table).skip(1);
-        self.has_nothing_else(table)
+        self.has_nothing_else(table, false)
             && beyond_boot_record.any(|[there, pending, committed]| {
                 [pending, committed].contains(&there) && !is_zero(there)
             })

@@ -50,6 +50,7 @@ pub fn check(input: &[u8]) {
             claim,
             whole: true,
             only_ours: true,
+            resized: None,
         };
         assert_eq!(found, whole);
     }

@@ -22,6 +22,7 @@ mod gpt;
 mod journal;
 mod ledger;
 mod longhorn;
+mod longhorn_disk;
 mod mountinfo;
 mod names;
 mod recipe;
@@ -43,6 +44,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("journal", journal::check),
     ("ledger", ledger::check),
     ("longhorn", longhorn::check),
+    ("longhorn_disk", longhorn_disk::check),
     ("mountinfo", mountinfo::check),
     ("names", names::check),
     ("rule", rule::check),

@@ -8,13 +8,19 @@
     clippy::indexing_slicing
 )]
 
+mod adopted;
 mod contested;
 mod faulty;
 mod gates;
+mod growing;
+mod grown;
 mod hazards;
+mod identity;
 mod inputs;
 mod interrupted;
 mod lasting;
+mod mount_units;
+mod mounts;
 mod permitted;
 mod swapped;
 mod taken;
@@ -35,6 +41,9 @@ fn main() {
     let cases = [
         taken::CASES,
         lasting::CASES,
+        identity::CASES,
+        adopted::CASES,
+        mounts::CASES,
         interrupted::CASES,
         inputs::CASES,
         permitted::CASES,
@@ -43,6 +52,9 @@ fn main() {
         contested::CASES,
         swapped::CASES,
         faulty::CASES,
+        grown::CASES,
+        growing::CASES,
+        mount_units::CASES,
     ]
     .concat();
     if arguments.list {
@@ -62,6 +74,15 @@ fn main() {
 fn host(program: &str, arguments: &[&str], file: &Path) -> Result<()> {
     let mut command = Command::new(program);
     let ended = command.args(arguments).arg(file).output()?;
+    ensure!(ended.status.success(), "{command:?}: {ended:?}");
+    Ok(())
+}
+
+/// The same for a program that wants a word in front of the file.
+fn host_to(program: &str, arguments: &[&str], before: &str, file: &Path) -> Result<()> {
+    let last = format!("{before}{}", file.display());
+    let mut command = Command::new(program);
+    let ended = command.args(arguments).arg(last).output()?;
     ensure!(ended.status.success(), "{command:?}: {ended:?}");
     Ok(())
 }

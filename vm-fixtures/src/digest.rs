@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use crate::key::hex;
 
 const BLOCK: u64 = 64 * 1024;
+static ZEROES: [u8; BLOCK as usize] = [0; BLOCK as usize];
 
 /// The digest of a raw disk image, in hexadecimal.
 pub fn digest_file(path: &Path) -> Result<String> {
@@ -71,7 +72,8 @@ impl ContentDigest {
     }
 
     fn block(&mut self, at: u64, bytes: &[u8]) {
-        if bytes.iter().any(|&byte| byte != 0) {
+        // One comparison of memory, and not a loop, which is slow in a build for debugging.
+        if !ZEROES.starts_with(bytes) {
             self.hash.update(at.to_le_bytes());
             self.hash.update(bytes);
         }

@@ -23,7 +23,7 @@
 //!   `image`
 //! - one QEMU: `spawn` (bound to this process), `hardware` (its command line), `qmp` and `agent`
 //!   (its two sockets), `qemu`, `rundir` (its files), `accel` (KVM or not)
-//! - disks: `disk` (as declared), `attach` (in its place), `digest`
+//! - disks: `disk` (as declared), `attach` (in its place), `digest`, `writelog` (what was written)
 //! - what a test holds: `lab`, `machine` (declared), `vm` (running), `off` (without power);
 //!   `template` is what a running one is cloned from
 
@@ -46,6 +46,7 @@ mod rundir;
 mod spawn;
 mod template;
 mod vm;
+mod writelog;
 
 pub use accel::Accel;
 pub use agent::Output;
@@ -56,3 +57,4 @@ pub use lab::Lab;
 pub use machine::{Boot, Machine};
 pub use off::Off;
 pub use vm::{RUN_WITHIN, Vm};
+pub use writelog::{Logged, Request, WriteLog, log_writes_to};

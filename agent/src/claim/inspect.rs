@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    Begun, Claim, ClaimId, Ends, Stage, TableImage, ends::ENTRY_ARRAY, parse_partition_name,
+    Begun, Claim, ClaimId, Ends, Resized, Stage, TableImage,
+    ends::ENTRY_ARRAY,
+    parse_partition_name,
+    resized::{Older, resized},
     table::LINUX_FILESYSTEM,
 };
 
@@ -29,8 +32,13 @@ pub enum Table {
         whole: bool,
         /// Each sector of both ends is zero, from this claim's own tables, or
         /// what a person approved to be written over: completing the table
-        /// cannot destroy anything else.
+        /// cannot destroy anything else at these places. For a committed claim
+        /// its tables for a smaller disk count as well.
         only_ours: bool,
+        /// The disk is larger or smaller than the one that the table, or a part
+        /// of it, was made for. Then completing the table also moves the end of
+        /// the partition.
+        resized: Option<Resized>,
     },
     /// A GPT that is not ours, or a damaged one of unknown origin.
     Foreign,
@@ -40,28 +48,48 @@ pub enum Table {
 /// this disk: they let a table be recognised that was torn before either copy
 /// was valid.
 pub fn inspect(ends: &Ends, begun: &[Begun]) -> Table {
-    let last = ends.geometry().sectors().saturating_sub(1);
+    inspect_with(ends, None, begun)
+}
+
+/// The same with the ends of a smaller disk that this one once was, as far as
+/// its table says: there the backup lies that an interrupted write of a newer
+/// table has not reached.
+pub fn inspect_with(ends: &Ends, earlier: Option<&Ends>, begun: &[Begun]) -> Table {
+    let last = |ends: &Ends| ends.geometry().sectors().saturating_sub(1);
     let primary = read_copy(ends, 1);
-    let backup = read_copy(ends, last);
-    let copies = [&primary, &backup];
+    let backup = read_copy(ends, last(ends));
+    let left = earlier.map_or(Copy::NoHeader, |earlier| read_copy(earlier, last(earlier)));
+    let present = [&primary, &backup]
+        .into_iter()
+        .any(|copy| matches!(copy, Copy::Ours(_)));
+    // What was left behind speaks where the present copies do not, or more of
+    // the same claim; another's is nothing to this disk.
+    let copies = match &left {
+        Copy::Ours(claim)
+            if !present || [&primary, &backup].iter().any(|copy| copy.is_of(claim)) =>
+        {
+            vec![&primary, &backup, &left]
+        }
+        Copy::Ours(_) | Copy::NoHeader | Copy::Foreign => vec![&primary, &backup],
+    };
 
     // A committed copy wins over a pending one: the commit writes one copy
     // after the other, and what is committed once is never formatted again.
     let found = [Stage::Committed, Stage::Pending]
         .into_iter()
         .find_map(|stage| {
-            copies.into_iter().find_map(|copy| match copy {
+            copies.iter().find_map(|copy| match copy {
                 Copy::Ours(claim) if claim.stage == stage => Some(claim.clone()),
                 Copy::Ours(_) | Copy::NoHeader | Copy::Foreign => None,
             })
         });
     if let Some(claim) = found {
-        let both_ours = copies.into_iter().all(|copy| match copy {
+        let all_ours = copies.into_iter().all(|copy| match copy {
             Copy::Ours(other) => other.id == claim.id,
             // Torn, or moved because the disk grew: `only_ours` tells.
             Copy::NoHeader | Copy::Foreign => true,
         });
-        return if both_ours {
+        return if all_ours {
             let begun = begun.iter().find(|begun| begun.id == claim.id);
             compare(ends, claim, begun.map(|begun| &begun.before))
         } else {
@@ -118,11 +146,19 @@ fn compare(ends: &Ends, mut claim: Claim, before: Option<&BTreeMap<u64, Vec<u8>>
         return Table::Foreign;
     };
     let both = || pending.ends().sectors().zip(committed.ends().sectors());
-    if ends
+    let geometry = ends.geometry();
+    let older: Vec<Older> = ends
         .sectors()
         .zip(both())
-        .any(|(there, (pending, committed))| pending != committed && there == committed)
-    {
+        .enumerate()
+        .filter(|(_, (there, (pending, committed)))| there != pending && there != committed)
+        .filter_map(|(number, (there, _))| Older::of(number, there, geometry.sector, &claim.id))
+        .collect();
+    let committed_now = ends
+        .sectors()
+        .zip(both())
+        .any(|(there, (pending, committed))| pending != committed && there == committed);
+    if committed_now || older.iter().any(|older| older.committed) {
         claim.stage = Stage::Committed;
     }
     let wanted = match claim.stage {
@@ -134,16 +170,27 @@ fn compare(ends: &Ends, mut claim: Claim, before: Option<&BTreeMap<u64, Vec<u8>>
         let then = before.and_then(|before| before.get(&at));
         then.is_some_and(|then| then.as_slice() == there)
     };
-    let only_ours = ends
-        .sectors_at()
-        .zip(both())
-        .all(|((at, there), (pending, committed))| {
-            there == pending || there == committed || is_zero(there) || was_there(at, there)
-        });
+    // Only what is committed is ever grown.
+    let replaceable = |number: usize| {
+        let mut there = older.iter().filter(|older| older.number == number);
+        claim.stage == Stage::Committed && there.any(|older| older.may_be_replaced(geometry))
+    };
+    let only_ours = ends.sectors_at().zip(both()).enumerate().all(
+        |(number, ((at, there), (pending, committed)))| {
+            there == pending
+                || there == committed
+                || is_zero(there)
+                || was_there(at, there)
+                || replaceable(number)
+        },
+    );
+    let moved = ends.tail() == committed.ends().tail();
+    let resized = resized(&older, geometry, moved);
     Table::Ours {
         claim,
         whole,
         only_ours,
+        resized,
     }
 }
 
@@ -155,6 +202,15 @@ enum Copy {
     Ours(Claim),
     /// Anything else behind an `EFI PART`.
     Foreign,
+}
+
+impl Copy {
+    fn is_of(&self, claim: &Claim) -> bool {
+        match self {
+            Self::Ours(own) => own.id == claim.id,
+            Self::NoHeader | Self::Foreign => false,
+        }
+    }
 }
 
 fn read_copy(ends: &Ends, header_at: u64) -> Copy {
@@ -269,7 +325,8 @@ mod tests {
                     Table::Ours {
                         claim,
                         whole: true,
-                        only_ours: true
+                        only_ours: true,
+                        resized: None,
                     }
                 );
             }
@@ -300,6 +357,7 @@ mod tests {
                 claim,
                 whole,
                 only_ours,
+                ..
             } = inspect(&ends, &[])
             else {
                 panic!("not recognised");
@@ -395,30 +453,6 @@ mod tests {
             let ends = Ends::new(ours.geometry(), head, tail).expect("ends");
             assert_eq!(inspect(&ends, &[]), Table::Foreign, "{entries_at}");
         }
-    }
-
-    #[test]
-    fn a_grown_disk_keeps_its_committed_claim_but_nothing_may_be_rewritten() {
-        let id = id("sdb1");
-        let small = image(&id, Stage::Committed, 512);
-        let grown = Geometry {
-            size: 16 << 30,
-            sector: 512,
-        };
-        let tail = vec![0; small.tail().len()];
-        let ends = Ends::new(grown, small.head().to_vec(), tail).expect("ends");
-        let claim = Claim {
-            id,
-            stage: Stage::Committed,
-        };
-        assert_eq!(
-            inspect(&ends, &[]),
-            Table::Ours {
-                claim,
-                whole: false,
-                only_ours: false
-            }
-        );
     }
 
     /// A table is moved to the end of a disk that grew as any table is written:

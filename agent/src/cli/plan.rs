@@ -10,10 +10,11 @@ use comfy_table::{Table, presets::NOTHING};
 
 use crate::{
     config::Settings,
+    decide,
     longhorn::View,
     look::Look,
     observe::{Dirty, Observer},
-    report::{Report, Round, RoundCost, Row},
+    report::{DeadMount, Report, Round, RoundCost, Row},
     state::State,
     units::Bytes,
 };
@@ -43,12 +44,23 @@ pub(super) fn plan(settings: Settings, output: Output) -> ExitCode {
         full: true,
         micros: seen.micros,
     };
+    // As seen: taken away they are only by the agent.
+    let dead_mounts = decide::dead_mounts(&seen.inventory, &settings.policy)
+        .into_iter()
+        .map(|(name, devno)| DeadMount {
+            path: settings.mount_root.join(name.as_str()),
+            devno,
+            error: None,
+        })
+        .collect();
     let round = Round {
+        dead_mounts,
         inventory: seen.inventory,
         verdicts: seen.verdicts,
         operations: BTreeMap::new(),
         cost,
         longhorn: View::Off,
+        mount_units: None,
     };
     let report = || {
         round.report(
@@ -91,6 +103,12 @@ fn table(report: &Report) -> String {
         .lines()
         .map(|line| format!("{}\n", line.trim()))
         .collect();
+    for dead in &report.dead_mounts {
+        text.push_str(&format!(
+            "! {}: still mounted, its device is gone\n",
+            dead.path.display()
+        ));
+    }
     for state in &report.degraded {
         text.push_str(&format!("! {}: {}\n", state.code, state.detail));
     }
@@ -99,7 +117,10 @@ fn table(report: &Report) -> String {
 
 fn detail(row: &Row) -> String {
     match (&row.mount_path, row.mounted) {
-        (Some(path), Some(true)) => format!("mounted at {path}"),
+        (Some(path), Some(true)) => match &row.growth {
+            Some(growth) => format!("mounted at {path}, {growth}"),
+            None => format!("mounted at {path}"),
+        },
         (Some(path), _) => format!("{} at {path}", row.filesystem.unwrap_or_default()),
         (None, _) => row.detail.clone().unwrap_or_default(),
     }

@@ -24,6 +24,7 @@ use crate::{
     reconcile::Reconciler,
     serve, sys,
     text::chain,
+    workers::ASIDE,
 };
 
 /// The agent cannot start.
@@ -65,8 +66,9 @@ pub(super) fn run(settings: Settings) -> ExitCode {
     };
     let started = runtime::Builder::new_current_thread()
         .enable_all()
-        // Room for every disk that is worked on, for looking and for reports.
-        .max_blocking_threads(usize::from(settings.parallel) + 4)
+        // Room for every disk that is worked on, for those that hang, for
+        // looking and for reports.
+        .max_blocking_threads(usize::from(settings.parallel) + usize::from(ASIDE) + 4)
         .build()
         .map_err(StartError::Runtime);
     let outcome = started.and_then(|runtime| {

@@ -2,7 +2,7 @@
 
 use super::{Reason, Refusal, view::View};
 use crate::{
-    claim::{Claim, ClaimId, Stage, Table},
+    claim::{Claim, ClaimId, Resized, Stage, Table},
     observe::{
         Device, Medium, Mountpoint,
         medium::Inside,
@@ -10,7 +10,7 @@ use crate::{
         superblock::Progress,
         tables::Mount,
     },
-    units::Filesystem,
+    units::{Bytes, DiskName, Filesystem},
 };
 
 /// What may be done with a claim that is found on a disk.
@@ -23,10 +23,22 @@ pub fn claimed(medium: &Medium) -> Result<Claimed, Refusal> {
         claim,
         whole,
         only_ours,
+        resized,
     } = medium.table.known().map_err(failed)?
     else {
         return Err(Refusal::new(Reason::ClaimDamaged, "the claim is gone"));
     };
+    match (claim.stage, resized) {
+        (Stage::Committed, Some(Resized::Shrunk { from })) => {
+            let detail = format_args!("its partition table is for {}", Bytes(*from));
+            return Err(Refusal::new(Reason::DiskShrunk, detail));
+        }
+        (Stage::Pending, Some(_)) => {
+            let detail = "the disk has another size than when it was begun";
+            return Err(Refusal::new(Reason::ClaimDamaged, detail));
+        }
+        (Stage::Committed, Some(Resized::Grown { .. }) | None) | (Stage::Pending, None) => {}
+    }
     let inside = medium
         .partition
         .as_ref()
@@ -52,6 +64,7 @@ pub fn claimed(medium: &Medium) -> Result<Claimed, Refusal> {
             filesystem,
             whole: *whole,
             only_ours: *only_ours,
+            resized: *resized,
         }),
         (Stage::Committed, None) => Err(Refusal::new(
             Reason::FilesystemDamaged,
@@ -151,6 +164,8 @@ pub enum Claimed {
         whole: bool,
         /// The ends hold nothing but this claim's tables.
         only_ours: bool,
+        /// The table, or a part of it, is for another size of the disk.
+        resized: Option<Resized>,
     },
     /// Nothing but our own unfinished work is on it.
     Pending {
@@ -185,13 +200,26 @@ fn our_filesystem(found: &Found, claim: &Claim) -> Option<Filesystem> {
     (uuid.eq_ignore_ascii_case(&claim.id.partition_guid.to_string())).then_some(filesystem)
 }
 
+/// How it stands with the place of a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The disk is mounted there.
+    pub mounted: bool,
+    /// It is, and something is wrong with its filesystem.
+    pub ailment: Option<String>,
+}
+
+/// Whether a disk is mounted where its name says.
+///
+/// # Errors
+/// When something else is there, or it is mounted elsewhere.
 pub(super) fn mounted_in_place(
     view: &View<'_>,
     disk: &Device,
-    claim: &Claim,
-) -> Result<bool, Refusal> {
+    name: &DiskName,
+) -> Result<Place, Refusal> {
     view.inventory.host_mounts.known()?;
-    let place = format!("{}/{}", view.policy.mount_root, claim.id.name);
+    let place = format!("{}/{name}", view.policy.mount_root);
     let partitions = view.partitions(disk);
     let holds = |mount: &Mount| {
         partitions
@@ -203,14 +231,19 @@ pub(super) fn mounted_in_place(
             let detail = format_args!("{place} is hidden below a later mount of {}", above.source);
             return Err(Refusal::new(Reason::MountPathTaken, detail));
         }
-        return if holds(there) && there.root == "/" {
-            Ok(true)
-        } else {
-            Err(Refusal::new(
+        if holds(there) && there.root == "/" {
+            return Ok(Place {
+                mounted: true,
+                ailment: view.inventory.ailments.get(&place).cloned(),
+            });
+        }
+        // What the agent mounted of a device that is gone, it takes away first.
+        if !view.is_dead(name, there) {
+            return Err(Refusal::new(
                 Reason::MountPathTaken,
                 format_args!("{} is mounted at {place}", there.source),
-            ))
-        };
+            ));
+        }
     }
     if let Some(elsewhere) = partitions
         .iter()
@@ -222,11 +255,15 @@ pub(super) fn mounted_in_place(
             &elsewhere.mountpoint,
         ));
     }
-    if let Some(Mountpoint::Occupied) = view.inventory.mountpoints.known()?.get(&claim.id.name) {
+    let dead = view.mounted_at(&place).is_some();
+    if !dead && let Some(Mountpoint::Occupied) = view.inventory.mountpoints.known()?.get(name) {
         return Err(Refusal::new(
             Reason::MountPathTaken,
             format_args!("{place} holds files"),
         ));
     }
-    Ok(false)
+    Ok(Place {
+        mounted: false,
+        ailment: None,
+    })
 }

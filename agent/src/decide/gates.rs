@@ -127,8 +127,8 @@ pub(super) fn hazard(view: &View<'_>, disk: &Device) -> Gate {
     }
 }
 
-/// What the operator asks of a new disk.
-pub(super) fn policy(view: &View<'_>, disk: &Device) -> Gate {
+/// What the operator's rules say of a new disk.
+pub(super) fn rules(view: &View<'_>, disk: &Device) -> Gate {
     let mut doubt = None;
     for rule in &view.policy.deny {
         match rule.matches(disk) {
@@ -147,6 +147,12 @@ pub(super) fn policy(view: &View<'_>, disk: &Device) -> Gate {
     if !allowed {
         return Err(doubt.map_or(Reason::NotAllowed.into(), |why| (&why).into()));
     }
+    Ok(())
+}
+
+/// What the operator asks of a disk that is to be formatted.
+pub(super) fn policy(view: &View<'_>, disk: &Device) -> Gate {
+    rules(view, disk)?;
     let size = crate::units::Bytes(*disk.size.known()?);
     let least = view.policy.min_size;
     if size <= least {

@@ -18,7 +18,9 @@ pub(super) fn keep(view: &View<'_>, verdicts: &mut BTreeMap<String, Verdict>) {
         let device = inventory.devices.get(disk);
         unread && device.is_some_and(|device| view.partitions(device).len() == 1)
     };
-    let claimed = |disk: &String| view.claim_of(disk).is_some() || may_be_ours(disk);
+    let adopted = |disk: &String| matches!(verdicts.get(disk), Some(Verdict::Adopt(_)));
+    let claimed =
+        |disk: &String| view.claim_of(disk).is_some() || may_be_ours(disk) || adopted(disk);
     // What is worked on may not carry its claim yet, or not show it.
     let begun = inventory.working.iter().filter(|disk| !claimed(disk));
     let begun = begun.count();

@@ -1,8 +1,10 @@
 //! Inventory and policy in, a verdict for each device out. Pure: no clock, no
 //! I/O, no memory. What cannot be decided is refused.
 
+mod adopt;
 mod claimed;
 mod gates;
+mod growth;
 mod limits;
 mod names;
 mod policy;
@@ -17,12 +19,13 @@ mod volumes;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use claimed::{Claimed, Left, claimed};
-pub use policy::Policy;
+pub use growth::{Growth, Obstacle, Withheld, room};
+pub use policy::{Adoption, Policy};
 pub use reason::{Reason, Refusal};
 pub use rule::{BadRule, Rule};
 #[cfg(test)]
 pub(crate) use tests::{example_disk, example_host};
-pub use verdict::{Managed, Provision, Resume, Verdict, VerdictKind};
+pub use verdict::{Adopt, Managed, Provision, Resume, Source, Verdict, VerdictKind};
 
 use crate::{
     approval::Token,
@@ -31,16 +34,25 @@ use crate::{
     journal::Entry,
     observe::{
         Device, Inventory, Medium, identity_keys,
-        medium::{Content, Depth},
+        medium::{Content, Depth, Window},
     },
-    units::{DiskName, Filesystem},
+    units::{DevNo, DiskName, Filesystem},
 };
 use claimed::mounted_in_place;
 use names::{begun_claim, free_name, refuse_shared_names, taken_names};
 use view::View;
 
+/// What a decision needs to have read of a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// How much of it.
+    pub depth: Depth,
+    /// How to look into its only partition, where it may be looked into.
+    pub window: Option<Window>,
+}
+
 /// Disks whose medium the decision needs, and how much of it.
-pub fn shortlist(inventory: &Inventory, policy: &Policy) -> BTreeMap<String, Depth> {
+pub fn shortlist(inventory: &Inventory, policy: &Policy) -> BTreeMap<String, Wanted> {
     let view = View::new(inventory, policy);
     inventory
         .devices
@@ -48,8 +60,10 @@ pub fn shortlist(inventory: &Inventory, policy: &Policy) -> BTreeMap<String, Dep
         .filter(|device| gates::kind(&view, device).is_ok())
         .filter_map(|disk| {
             let eligible = before_medium(&view, disk).is_ok();
-            let might_be_ours =
-                view.partitions(disk).len() == 1 || !begun(inventory, disk).is_empty();
+            let partitions = view.partitions(disk).len();
+            let might_be_ours = partitions == 1
+                || !begun(inventory, disk).is_empty()
+                || (partitions == 0 && has_torn_table(disk));
             let depth = if eligible {
                 Depth::Blankness
             } else if might_be_ours {
@@ -57,9 +71,18 @@ pub fn shortlist(inventory: &Inventory, policy: &Policy) -> BTreeMap<String, Dep
             } else {
                 return None;
             };
-            Some((disk.name.clone(), depth))
+            let window = adopt::window(&view, disk);
+            Some((disk.name.clone(), Wanted { depth, window }))
         })
         .collect()
+}
+
+/// udevd sees a table where the kernel sees no partition: what a power cut
+/// leaves of a table of ours whose backup is whole. The disk must be recognised
+/// whatever a policy says of new disks.
+fn has_torn_table(disk: &Device) -> bool {
+    let seen = disk.udev.known().map_or(None, Option::as_ref);
+    seen.is_some_and(|record| record.table.is_some())
 }
 
 /// Claims that the journal says were begun on a disk.
@@ -105,7 +128,7 @@ fn entries_of<'a>(inventory: &'a Inventory, disk: &Device) -> impl Iterator<Item
 pub fn decide(inventory: &Inventory, policy: &Policy) -> BTreeMap<String, Verdict> {
     let view = View::new(inventory, policy);
     let taken = taken_names(&view);
-    let mut verdicts = inventory
+    let mut verdicts: BTreeMap<String, Verdict> = inventory
         .devices
         .values()
         .map(|device| {
@@ -113,9 +136,27 @@ pub fn decide(inventory: &Inventory, policy: &Policy) -> BTreeMap<String, Verdic
             (device.name.clone(), verdict)
         })
         .collect();
+    adopt::share_names(&mut verdicts, &taken);
     refuse_shared_names(&mut verdicts);
     limits::keep(&view, &mut verdicts);
     verdicts
+}
+
+/// Mounts that the agent made of devices that are gone by now.
+pub fn dead_mounts(inventory: &Inventory, policy: &Policy) -> BTreeMap<DiskName, DevNo> {
+    let view = View::new(inventory, policy);
+    let standing = inventory.standing.known().ok();
+    let names = standing.into_iter().flat_map(|standing| {
+        let kept = standing.disks.values();
+        kept.map(|kept| &kept.name)
+    });
+    names
+        .filter_map(|name| {
+            let there = view.mounted_at(&format!("{}/{name}", policy.mount_root))?;
+            view.is_dead(name, there)
+                .then(|| (name.clone(), there.devno))
+        })
+        .collect()
 }
 
 /// Whether what was read on the exclusively opened disk proves it blank. The
@@ -167,14 +208,26 @@ fn before_medium(view: &View<'_>, disk: &Device) -> Result<(), Refusal> {
     gates::never_touch(view, disk)?;
     gates::hazard(view, disk)?;
     gates::policy(view, disk)?;
-    gates::in_use(view, disk)?;
-    gates::unpartitioned(view, disk)?;
+    gates::in_use(view, disk)
+        .and_then(|()| gates::unpartitioned(view, disk))
+        .map_err(|refusal| claim_unread(view, disk).unwrap_or(refusal))?;
     view.unique_hardware(disk)?;
     // Before udevd is done there is no use in reading: it will be read again.
     if *view.inventory.udevd.known()? {
         gates::udev_done(disk)?;
     }
     Ok(())
+}
+
+/// Where the place of a claim could not be read, the disk may be ours: that
+/// comes before the advice to erase what somebody else has left.
+fn claim_unread(view: &View<'_>, disk: &Device) -> Option<Refusal> {
+    if view.inventory.not_answering.contains(&disk.name) {
+        return Some(Reason::NotAnswering.into());
+    }
+    let medium = view.inventory.media.get(&disk.name)?.known().ok()?;
+    let why = medium.table.known().err()?;
+    Some(Refusal::new(Reason::ProbeFailed, why))
 }
 
 /// The chain of refusals. What reaches the end may be provisioned.
@@ -186,6 +239,9 @@ fn judge(
     gates::kind(view, device)?;
     if let Some(claim) = view.claim_of(&device.name) {
         return ours(view, device, claim);
+    }
+    if let Some(lodger) = adopt::lodger(view, device) {
+        return adopt::longhorn(view, device, &lodger?, taken);
     }
     before_medium(view, device)?;
     // The journal may be what explains the disk.
@@ -241,6 +297,9 @@ fn ours(view: &View<'_>, disk: &Device, claim: &Claim) -> Result<Verdict, Refusa
     let medium = view.medium(disk)?;
     match claimed(medium)? {
         Claimed::Pending { .. } => {
+            if view.is_of_another_node(&claim.id) {
+                return Err(Reason::AnotherNode.into());
+            }
             gates::never_touch(view, disk)?;
             gates::hazard(view, disk)?;
             gates::frozen(view)?;
@@ -255,11 +314,17 @@ fn ours(view: &View<'_>, disk: &Device, claim: &Claim) -> Result<Verdict, Refusa
             }))
         }
         Claimed::Committed { filesystem, .. } => {
-            let mounted = mounted_in_place(view, disk, claim)?;
+            if !view.is_own(&claim.id) {
+                return adopt::claim(view, disk, &claim.id, filesystem);
+            }
+            let place = mounted_in_place(view, disk, &claim.id.name)?;
+            let growth = growth::growth(view, disk, medium, &claim.id, place.mounted);
             Ok(Verdict::Managed(Managed {
                 claim: claim.id.clone(),
                 filesystem,
-                mounted,
+                mounted: place.mounted,
+                ailment: place.ailment,
+                growth,
             }))
         }
     }

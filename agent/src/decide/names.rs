@@ -38,14 +38,20 @@ pub(super) fn taken_names(view: &View<'_>) -> Result<BTreeSet<DiskName>, Refusal
         .keys()
         .filter_map(|disk| view.claim_of(disk));
     let claims = claims.map(|claim| claim.id.name.clone());
-    let journal = view
-        .inventory
-        .journal
-        .known()?
-        .iter()
-        .map(|entry| entry.claim.name.clone());
-    let kept = view.inventory.mountpoints.known()?.keys().cloned();
-    Ok(claims.chain(journal).chain(kept).collect())
+    Ok(claims.chain(kept_names(view)?).collect())
+}
+
+/// Names that the host keeps, for disks that are present or away.
+///
+/// # Errors
+/// When they are not all known.
+pub(super) fn kept_names(view: &View<'_>) -> Result<BTreeSet<DiskName>, Refusal> {
+    let journal = view.inventory.journal.known()?.iter();
+    let journal = journal.map(|entry| entry.claim.name.clone());
+    let places = view.inventory.mountpoints.known()?.keys().cloned();
+    let given = view.inventory.standing.known()?.disks.values();
+    let given = given.map(|kept| kept.name.clone());
+    Ok(journal.chain(places).chain(given).collect())
 }
 
 /// Two disks that would get one name get none.
@@ -68,12 +74,17 @@ pub(super) fn refuse_shared_names(verdicts: &mut BTreeMap<String, Verdict>) {
 
 /// The kernel's name for the first partition; numbered when it is taken.
 pub(super) fn free_name(disk: &Device, taken: &BTreeSet<DiskName>) -> Result<DiskName, Refusal> {
-    let unusable = |error| Refusal::new(Reason::NoName, error);
     let ends_in_digit = disk.name.ends_with(|c: char| c.is_ascii_digit());
     let plain = format!("{}{}1", disk.name, if ends_in_digit { "p" } else { "" });
-    let plain: DiskName = plain.parse().map_err(unusable)?;
-    if !taken.contains(&plain) {
-        return Ok(plain);
+    let unusable = |error| Refusal::new(Reason::NoName, error);
+    free(&plain.parse().map_err(unusable)?, taken)
+}
+
+/// A name, numbered when it is taken.
+pub(super) fn free(plain: &DiskName, taken: &BTreeSet<DiskName>) -> Result<DiskName, Refusal> {
+    let unusable = |error| Refusal::new(Reason::NoName, error);
+    if !taken.contains(plain) {
+        return Ok(plain.clone());
     }
     for number in 2..1000 {
         let name = plain.numbered(number).map_err(unusable)?;

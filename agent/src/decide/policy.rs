@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use clap::ValueEnum;
+use serde::Deserialize;
+
 use super::rule::{Field, Rule};
 use crate::{
     approval::Token,
@@ -10,8 +13,9 @@ use crate::{
     units::{Bytes, Filesystem},
 };
 
-/// The operator's wishes, as far as they bear on decisions. All but the last
-/// two gate new disks only: a changed policy never orphans a disk of ours.
+/// The operator's wishes, as far as they bear on decisions. All but the
+/// filesystem, the mount root and growing gate new disks only: a changed policy
+/// never orphans a disk of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// A new disk must be strictly larger than this.
@@ -30,8 +34,24 @@ pub struct Policy {
     pub max_formats_per_hour: Option<u32>,
     /// What a new disk is given.
     pub filesystem: Filesystem,
+    /// Disks of ours that were enlarged are grown.
+    pub grow: bool,
     /// Directory below which disks are mounted, as the host sees it.
     pub mount_root: String,
+    /// Which disks are mounted that this node's agent has not made.
+    pub adopt: Adoption,
+    /// Name of this node, by which its claims are known.
+    pub node: String,
+}
+
+/// Which disks are mounted that this node's agent has not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Adoption {
+    /// Longhorn's disks, and those that an agent made on another node.
+    All,
+    /// None; those that were mounted here before stay.
+    None,
 }
 
 impl Default for Policy {
@@ -45,7 +65,10 @@ impl Default for Policy {
             max_disks: None,
             max_formats_per_hour: None,
             filesystem: Filesystem::Ext4,
+            grow: true,
             mount_root: "/mnt/longhorn".to_owned(),
+            adopt: Adoption::All,
+            node: "unknown".to_owned(),
         }
     }
 }

@@ -138,6 +138,18 @@ reasons! {
     FilesystemDamaged, "filesystem-damaged",
         "It is ours, but the filesystem that belongs in it is not found; it is never formatted again.",
         "Check the filesystem by hand, with fsck from a copy if the data matters.";
+    AnotherNode, "another-node",
+        "The claim that it carries was made on another node.",
+        "If it was moved here for good, set --adopt=all; while its provisioning is unfinished, attach it to that node again.";
+    NotAdopted, "not-adopted",
+        "It is a disk of Longhorn's that was never mounted by this agent, and such disks are not adopted here.",
+        "Set --adopt=all if it is meant to be used on this node.";
+    NamelessLonghornDisk, "nameless-longhorn-disk",
+        "It has a longhorn-disk.cfg that names no disk, so it is not known whose it is.",
+        "Look at what it holds; where it has no replicas, remove that file, and Longhorn writes its own when the disk is added.";
+    DiskShrunk, "disk-shrunk",
+        "It is ours, but smaller than its partition table says, so a part of it is missing.",
+        "Give it its size back; what is on it is not touched meanwhile.";
     MountedElsewhere, "mounted-elsewhere",
         "It is ours, but mounted at another place.",
         "Unmount it there, and the agent mounts it where it belongs.";
@@ -156,6 +168,7 @@ impl Reason {
             Self::DuplicateIdentity,
             Self::ClaimDamaged,
             Self::FilesystemDamaged,
+            Self::DiskShrunk,
             Self::MountedElsewhere,
             Self::MountPathTaken,
         ]

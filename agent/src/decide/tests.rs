@@ -1,6 +1,8 @@
 //! Each gate by example; [`properties`] has what must hold for any inventory.
 
+mod adopted;
 mod bench;
+mod growth;
 mod permitted;
 mod properties;
 
@@ -9,13 +11,16 @@ use std::{collections::BTreeMap, sync::Arc};
 use uuid::uuid;
 
 use self::bench::*;
-use super::{Claimed, Left, Managed, Provision, Reason, Resume, Verdict, claimed, shortlist};
+use super::{
+    Adoption, Claimed, Left, Managed, Provision, Reason, Resume, Verdict, claimed, shortlist,
+};
 use crate::{
-    claim::{Claim, ClaimId, Geometry, Stage, Table, TableImage},
+    claim::{Claim, ClaimId, Geometry, Resized, Stage, Table, TableImage},
     fact::Fact,
     journal::Entry,
     observe::{
         Device, Inventory, Mountpoint, Transport,
+        longhorn_disk::LonghornDisk,
         medium::{Depth, Inside},
         signature::Signature,
         superblock::Progress,
@@ -134,6 +139,10 @@ const EXAMPLES: &[(Reason, &str, Change)] = &[
     (Reason::FilesystemDamaged, "sdb", |b| {
         b.claim("sdb", claim_id(), Stage::Committed, Signature::Nothing)
     }),
+    (Reason::DiskShrunk, "sdb", |b| {
+        *b = Bench::managed();
+        b.resized("sdb", false, Resized::Shrunk { from: 2 * SIZE });
+    }),
     (Reason::MountedElsewhere, "sdb", |b| {
         *b = Bench::managed();
         b.mounts().push(mount(devno(8, 17), "/data"));
@@ -141,6 +150,17 @@ const EXAMPLES: &[(Reason, &str, Change)] = &[
     (Reason::MountPathTaken, "sdb", |b| {
         *b = Bench::managed();
         b.mounts().push(mount(devno(8, 33), "/mnt/longhorn/sdb1"));
+    }),
+    (Reason::AnotherNode, "sdb", |b| {
+        let id = claim_id().made_on("another");
+        b.claim("sdb", id, Stage::Pending, Signature::Nothing);
+    }),
+    (Reason::NotAdopted, "sdb", |b| {
+        adopted::lodge(b, "sdb", adopted::named("sdh1"));
+        b.policy.adopt = Adoption::None;
+    }),
+    (Reason::NamelessLonghornDisk, "sdb", |b| {
+        adopted::lodge(b, "sdb", LonghornDisk::Nameless)
     }),
     (Reason::NoName, "sdaaaaaaaaaaaaaaaaaaaaaaaaa", |b| {
         b.add_blank("sdaaaaaaaaaaaaaaaaaaaaaaaaa", 48)
@@ -780,9 +800,11 @@ fn when_every_numbered_name_is_taken_the_disk_is_refused() {
 
 fn managed(mounted: bool) -> Verdict {
     Verdict::Managed(Managed {
+        growth: None,
         claim: claim_id(),
         filesystem: Filesystem::Ext4,
         mounted,
+        ailment: None,
     })
 }
 
@@ -804,10 +826,7 @@ fn a_mounted_disk_of_ours_is_managed_even_if_the_filter_changed() {
         .push(mount(devno(8, 17), "/mnt/longhorn/sdb1"));
     bench.policy.min_size = Bytes(100 * GB);
     assert_eq!(bench.verdict("sdb"), managed(true));
-    assert_eq!(
-        shortlist(&bench.inventory, &bench.policy).get("sdb"),
-        Some(&Depth::Claim)
-    );
+    assert_eq!(depths(&bench)["sdb"], Depth::Claim);
 }
 
 #[test]
@@ -879,6 +898,27 @@ fn a_committed_partition_that_cannot_be_read_is_not_called_damaged() {
 }
 
 #[test]
+fn a_disk_whose_claim_cannot_be_read_is_not_called_somebody_elses() {
+    let mut bench = Bench::managed();
+    bench.medium("sdb").table = lost();
+    assert_eq!(bench.reason("sdb"), Reason::ProbeFailed);
+    bench
+        .mounts()
+        .push(mount(devno(8, 17), "/mnt/longhorn/sdb1"));
+    assert_eq!(bench.reason("sdb"), Reason::ProbeFailed);
+    bench.inventory.media.remove("sdb");
+    bench.inventory.not_answering.insert("sdb".to_owned());
+    assert_eq!(bench.reason("sdb"), Reason::NotAnswering);
+    // Not even opened, as without the rights of root: then that is not asked.
+    bench.inventory.not_answering.clear();
+    bench
+        .inventory
+        .media
+        .insert("sdb".to_owned(), Arc::new(lost()));
+    assert_eq!(bench.reason("sdb"), Reason::Mounted);
+}
+
+#[test]
 fn an_interrupted_disk_is_gone_on_with_when_nothing_but_our_work_is_inside() {
     let expected = Verdict::Resume(Resume {
         claim: claim_id(),
@@ -924,6 +964,7 @@ fn an_interrupted_disk_with_other_data_beside_the_claim_is_left_alone() {
             },
             whole,
             only_ours: false,
+            resized: None,
         });
         assert_eq!(bench.reason("sdb"), Reason::ClaimDamaged, "{whole}");
     }
@@ -951,6 +992,21 @@ fn an_interrupted_disk_is_not_written_to_while_it_is_used_protected_or_the_syste
 // ---------------------------------------------------------------------------
 // Which disks are read.
 
+fn depths(bench: &Bench) -> BTreeMap<String, Depth> {
+    let wanted = shortlist(&bench.inventory, &bench.policy).into_iter();
+    wanted.map(|(name, wanted)| (name, wanted.depth)).collect()
+}
+
+#[test]
+fn a_changed_rule_does_not_orphan_a_disk_of_ours_whose_table_was_torn() {
+    let mut bench = Bench::managed();
+    bench.policy.deny = rules(&["name=sd*"]);
+    bench.inventory.devices.remove("sdb1");
+    bench.udev("sdb").table = Some("gpt".to_owned());
+    assert_eq!(depths(&bench)["sdb"], Depth::Claim);
+    assert_eq!(bench.verdict("sdb"), managed(false));
+}
+
 #[test]
 fn only_disks_that_may_be_taken_or_may_be_ours_are_read() {
     let mut bench = Bench::with(|b| {
@@ -963,26 +1019,25 @@ fn only_disks_that_may_be_taken_or_may_be_ours_are_read() {
         b.add(disk("sr0", 64));
         b.add(disk("sde", 80));
         b.dev("sde").size = Fact::Known(GB);
+        b.add(disk("sdf", 96));
+        b.dev("sdf").size = Fact::Known(GB);
+        b.udev("sdf").table = Some("gpt".to_owned());
     });
-    // Their partitions keep sda and sdc from being taken, and may be ours.
+    // Their partitions keep sda and sdc from being taken, and may be ours; sdf
+    // is too small to be taken and has a table that the kernel does not know.
     let expected = [
         ("sda", Depth::Claim),
         ("sdb", Depth::Blankness),
         ("sdc", Depth::Claim),
+        ("sdf", Depth::Claim),
     ];
     let expected = expected.map(|(name, depth)| (name.to_owned(), depth));
-    assert_eq!(
-        shortlist(&bench.inventory, &bench.policy),
-        BTreeMap::from(expected)
-    );
+    assert_eq!(depths(&bench), BTreeMap::from(expected));
     // A disk that the journal speaks of is read although it is in use.
     let geometry_fits = SIZE / 512 * 512;
     bench.dev("sdd").size = Fact::Known(geometry_fits);
     bench.inventory.journal = Fact::Known(vec![entry(claim_id(), Filesystem::Ext4)]);
-    assert_eq!(
-        shortlist(&bench.inventory, &bench.policy).get("sdd"),
-        Some(&Depth::Claim)
-    );
+    assert_eq!(depths(&bench)["sdd"], Depth::Claim);
 }
 
 // ---------------------------------------------------------------------------

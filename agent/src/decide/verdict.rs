@@ -1,8 +1,9 @@
 //! The decision on a device, as data.
 
 use serde::Serialize;
+use uuid::Uuid;
 
-use super::Refusal;
+use super::{Growth, Refusal};
 use crate::{
     approval::Token,
     claim::ClaimId,
@@ -18,6 +19,8 @@ pub enum Verdict {
     Provision(Provision),
     /// We began and were interrupted.
     Resume(Resume),
+    /// It was made elsewhere or by others, and is mounted as it is.
+    Adopt(Adopt),
     /// It is left alone.
     Refused(Refusal),
 }
@@ -31,6 +34,38 @@ pub struct Managed {
     pub filesystem: Filesystem,
     /// Mounted where it belongs.
     pub mounted: bool,
+    /// What is wrong with its filesystem while it is mounted.
+    pub ailment: Option<String>,
+    /// What becomes of room that it has and does not use.
+    pub growth: Option<Growth>,
+}
+
+/// A disk that is mounted although this node's agent has not made it. It is
+/// never formatted, and its table is never written to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adopt {
+    /// UUID of its filesystem.
+    pub uuid: Uuid,
+    /// Its name on this node, for life.
+    pub name: DiskName,
+    /// What its partition holds.
+    pub filesystem: Filesystem,
+    /// Whose it was.
+    pub from: Source,
+    /// Mounted where it belongs.
+    pub mounted: bool,
+    /// What is wrong with its filesystem while it is mounted.
+    pub ailment: Option<String>,
+}
+
+/// Where a disk comes from that is adopted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// From an agent, as its committed claim says: of another node, or of this
+    /// one before another disk got its name.
+    Claim(ClaimId),
+    /// From Longhorn, as its `longhorn-disk.cfg` says.
+    Longhorn,
 }
 
 /// A disk that may be provisioned.
@@ -66,6 +101,8 @@ pub enum VerdictKind {
     Provision,
     /// [`Verdict::Resume`].
     Resume,
+    /// [`Verdict::Adopt`].
+    Adopt,
     /// [`Verdict::Refused`].
     Refused,
 }
@@ -77,6 +114,7 @@ impl VerdictKind {
             Self::Managed => "managed",
             Self::Provision => "provision",
             Self::Resume => "resume",
+            Self::Adopt => "adopt",
             Self::Refused => "refused",
         }
     }
@@ -89,6 +127,7 @@ impl Verdict {
             Self::Managed(_) => VerdictKind::Managed,
             Self::Provision(_) => VerdictKind::Provision,
             Self::Resume(_) => VerdictKind::Resume,
+            Self::Adopt(_) => VerdictKind::Adopt,
             Self::Refused(_) => VerdictKind::Refused,
         }
     }
@@ -99,6 +138,7 @@ impl Verdict {
             Self::Managed(managed) => Some(&managed.claim.name),
             Self::Provision(provision) => Some(&provision.name),
             Self::Resume(resume) => Some(&resume.claim.name),
+            Self::Adopt(adopt) => Some(&adopt.name),
             Self::Refused(_) => None,
         }
     }

@@ -5,12 +5,14 @@ use std::{
     sync::Arc,
 };
 
+use uuid::Uuid;
+
 use super::{Policy, Reason, Refusal};
 use crate::{
     approval::Token,
-    claim::{Claim, Table},
-    observe::{Device, Inventory, Medium, identity_keys, tables::Mount},
-    units::DevNo,
+    claim::{Claim, ClaimId, Origin, Table},
+    observe::{Device, Inventory, Medium, identity_keys, signature::Signature, tables::Mount},
+    units::{DevNo, DiskName},
 };
 
 /// Mountpoints whose disks are the system's, whatever else is mounted on them.
@@ -43,6 +45,8 @@ pub(super) struct View<'a> {
     pub policy: &'a Policy,
     partitions: HashMap<&'a str, Vec<&'a Device>>,
     by_devno: HashMap<DevNo, &'a Device>,
+    /// The number of each device is known: one that is not there is gone.
+    by_devno_complete: bool,
     /// From either mount table: use that is proven.
     mounts: HashMap<DevNo, Vec<&'a Mount>>,
     /// Disks of the system, or why they cannot be told.
@@ -57,6 +61,11 @@ impl<'a> View<'a> {
     pub fn new(inventory: &'a Inventory, policy: &'a Policy) -> Self {
         let mut partitions: HashMap<&str, Vec<&Device>> = HashMap::new();
         let mut by_devno = HashMap::new();
+        let by_devno_complete = !inventory.devices.is_empty()
+            && inventory
+                .devices
+                .values()
+                .all(|device| device.devno.known().is_ok());
         for device in inventory.devices.values() {
             if let Some(parent) = &device.parent {
                 partitions.entry(parent).or_default().push(device);
@@ -79,6 +88,7 @@ impl<'a> View<'a> {
             policy,
             partitions,
             by_devno,
+            by_devno_complete,
             mounts,
             system: Ok(BTreeSet::new()),
             swap: Ok(BTreeMap::new()),
@@ -170,16 +180,70 @@ impl<'a> View<'a> {
         medium.table.known().ok()
     }
 
+    /// Whether the agent of this node has made a claim, or mounted its disk under
+    /// that very name before. One that does not say where it was made is taken
+    /// for its own, unless its name was given to another disk.
+    pub fn is_own(&self, id: &ClaimId) -> bool {
+        match self.inventory.standing.known() {
+            Ok(standing) => match standing.name_of(id.partition_guid) {
+                Some(name) => *name == id.name,
+                None => !self.is_of_another_node(id) && standing.owner_of(&id.name).is_none(),
+            },
+            Err(_) => !self.is_of_another_node(id),
+        }
+    }
+
+    /// Whether a claim was made on another node, and not begun here: a node may
+    /// have had another name then.
+    pub fn is_of_another_node(&self, id: &ClaimId) -> bool {
+        let begun = self
+            .inventory
+            .journal
+            .is_known_and(|entries| entries.iter().any(|entry| entry.claim == *id));
+        id.origin(&self.policy.node) == Origin::AnotherNode && !begun
+    }
+
+    /// A mount below the mount root that the agent made in this boot, of a
+    /// device that is not there any more.
+    pub fn is_dead(&self, name: &DiskName, mount: &Mount) -> bool {
+        self.by_devno_complete
+            && !self.by_devno.contains_key(&mount.devno)
+            && self
+                .inventory
+                .standing
+                .is_known_and(|standing| standing.mounted_by_us(name, mount.devno))
+    }
+
     /// Refuses a disk whose claim or identity another disk carries as well.
     pub fn unique_claim(&self, claim: &Claim) -> Result<(), Refusal> {
-        let keys = [
+        let mut keys = vec![
             claim_key(claim.id.partition_guid),
             claim_key(claim.id.disk_guid),
-            name_key(&claim.id.name),
         ];
+        if self.is_own(&claim.id) {
+            keys.push(name_key(&claim.id.name));
+        }
         match keys.into_iter().find(|key| self.duplicates.contains(key)) {
             Some(key) => Err(Refusal::new(Reason::DuplicateIdentity, key)),
             None => Ok(()),
+        }
+    }
+
+    /// Refuses a filesystem that another disk has as well.
+    pub fn unique_filesystem(&self, uuid: Uuid) -> Result<(), Refusal> {
+        let key = claim_key(uuid);
+        if self.duplicates.contains(&key) {
+            return Err(Refusal::new(Reason::DuplicateIdentity, key));
+        }
+        Ok(())
+    }
+
+    /// UUID of the filesystem in the only partition of a disk without a claim.
+    fn lodger_of(&self, disk: &Device) -> Option<Uuid> {
+        let medium = self.inventory.media.get(&disk.name)?.known().ok()?;
+        match medium.lodger.as_ref()?.signature.known().ok()? {
+            Signature::Found(found) => found.uuid.as_ref()?.parse().ok(),
+            Signature::Nothing | Signature::Ambivalent => None,
         }
     }
 
@@ -211,13 +275,19 @@ impl<'a> View<'a> {
             })
         {
             let claim = self.claim_of(&device.name).map(|claim| {
-                [
+                let mut keys = vec![
                     claim_key(claim.id.partition_guid),
                     claim_key(claim.id.disk_guid),
-                    name_key(&claim.id.name),
-                ]
+                ];
+                // Any other gets a name that is free here.
+                if self.is_own(&claim.id) {
+                    keys.push(name_key(&claim.id.name));
+                }
+                keys
             });
-            for key in claim.into_iter().flatten().chain(identity_keys(device)) {
+            let lodger = self.lodger_of(device).map(claim_key);
+            let keys = claim.into_iter().flatten().chain(lodger);
+            for key in keys.chain(identity_keys(device)) {
                 *seen.entry(key).or_default() += 1;
             }
         }
@@ -308,10 +378,10 @@ impl<'a> View<'a> {
     }
 }
 
-fn claim_key(guid: uuid::Uuid) -> String {
+fn claim_key(guid: Uuid) -> String {
     format!("GUID {guid}")
 }
 
-fn name_key(name: &crate::units::DiskName) -> String {
+fn name_key(name: &DiskName) -> String {
     format!("name {name}")
 }

@@ -3,13 +3,15 @@
 use std::fmt::Display;
 
 use crate::{
-    claim::{Stage, Table},
+    claim::{Resized, Stage, Table},
     fact::Fact,
     observe::{
         Device, Medium,
+        longhorn_disk::{self, LonghornDisk},
         medium::{Content, Inside},
         scan::Scan,
         signature::Signature,
+        superblock::Extent,
     },
     units::Bytes,
 };
@@ -29,6 +31,12 @@ pub(super) fn lines(device: &Device, medium: Option<&Fact<Medium>>) -> Vec<Line>
             lines.push(("claim", shown(&medium.table, table)));
             if let Some(inside) = &medium.partition {
                 of_partition(inside, &mut lines);
+            }
+            if let Some(lodger) = &medium.lodger {
+                lines.push(("in partition", shown(&lodger.signature, signature)));
+                if let Some(longhorn) = &lodger.longhorn {
+                    lines.push((longhorn_disk::FILE, shown(longhorn, longhorn_disk)));
+                }
             }
             if let Some(content) = &medium.content {
                 of_content(content, &mut lines);
@@ -97,12 +105,30 @@ fn of_partition(inside: &Inside, lines: &mut Vec<Line>) {
     if let Some(around) = &inside.around {
         lines.push(("around it", shown(around, |at| zero_or(*at))));
     }
+    if let Some(beyond) = &inside.beyond {
+        lines.push(("behind it", shown(beyond, |at| zero_or(*at))));
+    }
+    if let Some(extent) = &inside.extent {
+        let uses = |extent: &Extent| format!("{} ({} bytes)", Bytes(extent.bytes), extent.bytes);
+        lines.push(("filesystem", shown(extent, uses)));
+    }
     let journalled = if inside.journalled {
         "knows the claim"
     } else {
         "does not know the claim"
     };
     lines.push(("journal", journalled.to_owned()));
+}
+
+fn longhorn_disk(found: &LonghornDisk) -> String {
+    match found {
+        LonghornDisk::None => "not there".to_owned(),
+        LonghornDisk::Nameless => "there, but names no disk".to_owned(),
+        LonghornDisk::Named { uuid, name } => {
+            let name = name.as_deref().unwrap_or("without a name");
+            format!("disk {uuid} ({name})")
+        }
+    }
 }
 
 fn of_content(content: &Content, lines: &mut Vec<Line>) {
@@ -154,14 +180,24 @@ fn table(table: &Table) -> String {
     match table {
         Table::Absent => "none".to_owned(),
         Table::Foreign => "none, but a GPT".to_owned(),
-        Table::Ours { claim, whole, .. } => format!(
+        Table::Ours {
+            claim,
+            whole,
+            resized,
+            ..
+        } => format!(
             "{}, {}{}",
             claim.id.name,
             match claim.stage {
                 Stage::Pending => "pending",
                 Stage::Committed => "committed",
             },
-            if *whole { "" } else { ", torn" }
+            match (resized, whole) {
+                (Some(Resized::Grown { .. }), _) => ", for a smaller disk",
+                (Some(Resized::Shrunk { .. }), _) => ", for a larger disk",
+                (None, true) => "",
+                (None, false) => ", torn",
+            }
         ),
     }
 }

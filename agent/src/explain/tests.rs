@@ -10,6 +10,7 @@ use crate::{
 
 fn medium(scan: Scan) -> Medium {
     Medium {
+        lodger: None,
         table: Fact::Known(crate::claim::Table::Absent),
         partition: None,
         content: Some(Content {

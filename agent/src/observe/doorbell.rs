@@ -63,13 +63,23 @@ impl UeventBell {
 
 fn drain(socket: &udev::MonitorSocket) -> Dirty {
     let mut names = BTreeSet::new();
-    Errno::clear();
-    for event in socket.iter() {
-        names.insert(event.sysname().to_string_lossy().replace('/', "!"));
+    let mut lost = false;
+    loop {
         Errno::clear();
+        for event in socket.iter() {
+            names.insert(event.sysname().to_string_lossy().replace('/', "!"));
+            Errno::clear();
+        }
+        // The queue ran over. From then on the kernel drops every event, and
+        // wakes nobody, until what is still in the queue was read.
+        if Errno::last() != Errno::ENOBUFS {
+            break;
+        }
+        lost = true;
     }
-    // Events were lost when the queue ran over.
-    let lost = Errno::last() == Errno::ENOBUFS;
+    if lost {
+        tracing::info!("events were lost, so every device is looked at again");
+    }
     if lost || names.len() > MANY {
         Dirty::Lost
     } else {

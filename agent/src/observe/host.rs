@@ -1,6 +1,11 @@
 //! Where the host's views of itself are found.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use crate::units::DevNo;
 
 /// The host as seen from here: in a container its trees may be mounted below
 /// some directory, in tests they are a fake.
@@ -49,6 +54,37 @@ impl Host {
     /// Swap areas.
     pub fn swaps(&self) -> PathBuf {
         self.root.join("proc/swaps")
+    }
+
+    /// Whether the kernel has a block device of that number at this moment.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub fn has_block_device(&self, devno: DevNo) -> io::Result<bool> {
+        let path = self.root.join(format!("sys/dev/block/{devno}"));
+        match fs::symlink_metadata(path) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // An empty directory is not a kernel without devices.
+                fs::metadata(self.root.join("sys/dev/block"))?;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Directory of device nodes.
+    pub fn nodes(&self) -> PathBuf {
+        self.root.join("dev")
+    }
+
+    /// Where the kernel counts the errors of a mounted ext4, by the name of its
+    /// device.
+    pub fn ext4_errors(&self, device: &str) -> PathBuf {
+        self.root
+            .join("sys/fs/ext4")
+            .join(device)
+            .join("errors_count")
     }
 
     /// Device node of a block device by its name in devtmpfs.

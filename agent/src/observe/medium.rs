@@ -3,11 +3,11 @@
 //! through one descriptor.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
     ops::{ControlFlow, Range},
     os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -15,16 +15,21 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Identity,
+    Identity, beyond,
+    longhorn_disk::{self, LonghornDisk},
+    peek::peek,
     pieces::{Pieces, first_nonzero},
     sample::Seed,
     scan::{Scan, ZERO_END, scan},
     signature::{Part, Signature, probe, probe_beside_table},
-    superblock::{Progress, progress},
+    superblock::{Extent, Progress, extent, progress},
 };
 use crate::{
     approval::Token,
-    claim::{Begun, Claim, Ends, Geometry, Stage, Table, inspect, partition_range},
+    claim::{
+        Begun, Claim, Ends, Geometry, Resized, Stage, Table, earlier_geometry, inspect_with,
+        partition_range,
+    },
     fact::Fact,
     sys,
     text::hex,
@@ -41,6 +46,36 @@ pub struct Medium {
     pub partition: Option<Inside>,
     /// Of the whole disk, when it carries no claim and might be blank.
     pub content: Option<Content>,
+    /// What the only partition of a disk without a claim holds.
+    #[serde(default)]
+    pub lodger: Option<Lodger>,
+}
+
+/// What the only partition of a disk holds that carries no claim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lodger {
+    /// What libblkid finds in it.
+    pub signature: Fact<Signature>,
+    /// What a filesystem of a kind that Longhorn uses says of Longhorn. `None`
+    /// when there is none such, or it may not be looked into.
+    pub longhorn: Option<Fact<LonghornDisk>>,
+}
+
+impl Lodger {
+    fn is_read(&self) -> bool {
+        let looked = self.longhorn.as_ref();
+        self.signature.known().is_ok() && looked.is_none_or(|longhorn| longhorn.known().is_ok())
+    }
+}
+
+/// How a filesystem is looked into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Window {
+    /// It is mounted there.
+    Mounted(PathBuf),
+    /// Nobody has mounted it.
+    Device,
 }
 
 /// What a claimed partition holds, and the space around it.
@@ -62,12 +97,18 @@ pub struct Inside {
     /// What libblkid finds on the whole disk besides the table, while the claim
     /// is pending.
     pub beside: Option<Fact<Signature>>,
+    /// First byte behind the partition that is neither zero nor the claim's own,
+    /// where the disk was enlarged after the claim was committed.
+    pub beyond: Option<Fact<Option<u64>>>,
+    /// How much of the partition a committed filesystem uses, while it is
+    /// mounted where this process sees it.
+    pub extent: Option<Fact<Extent>>,
     /// The claim was recognised with the help of this host's journal.
     pub journalled: bool,
 }
 
 impl Inside {
-    fn is_settled(&self) -> bool {
+    fn is_read(&self) -> bool {
         let known = |fact: &Option<Fact<Option<u64>>>| {
             fact.as_ref().is_none_or(|fact| fact.known().is_ok())
         };
@@ -76,28 +117,37 @@ impl Inside {
             .as_ref()
             .is_none_or(|fact| fact.known().is_ok());
         let beside = self.beside.as_ref().is_none_or(|fact| fact.known().is_ok());
+        let extent = self.extent.as_ref().is_none_or(|fact| fact.known().is_ok());
         self.signature.known().is_ok()
             && progress
             && beside
+            && extent
             && known(&self.residue)
             && known(&self.around)
+            && known(&self.beyond)
     }
 }
 
 impl Medium {
-    /// Everything that was asked for could be read, and nothing was said that
-    /// may be otherwise without any event, as somebody's exclusive hold may.
-    pub fn is_settled(&self) -> bool {
+    /// Everything that was asked of the medium could be read.
+    pub fn is_read(&self) -> bool {
         let content = self.content.as_ref().is_none_or(|content| {
             content.signature.known().is_ok()
                 && content
                     .scan
                     .as_ref()
                     .is_none_or(|scan| scan.known().is_ok())
-                && content.busy == Fact::Known(false)
         });
-        let partition = self.partition.as_ref().is_none_or(Inside::is_settled);
-        self.table.known().is_ok() && content && partition
+        let partition = self.partition.as_ref().is_none_or(Inside::is_read);
+        let lodger = self.lodger.as_ref().is_none_or(Lodger::is_read);
+        self.table.known().is_ok() && content && partition && lodger
+    }
+
+    /// Nothing is said that may be otherwise without any event, as somebody's
+    /// exclusive hold may.
+    pub fn is_settled(&self) -> bool {
+        let free = |content: &Content| content.busy == Fact::Known(false);
+        self.is_read() && self.content.as_ref().is_none_or(free)
     }
 }
 
@@ -171,12 +221,25 @@ pub fn geometry(disk: &File) -> io::Result<Geometry> {
 
 /// Reads the claim alone.
 pub fn read_table(disk: &File, node: &Path, geometry: Geometry, begun: &[Begun]) -> Fact<Table> {
-    match read_ends(disk, geometry) {
-        Ok(Some(ends)) => Fact::Known(inspect(&ends, begun)),
+    match read_with_earlier(disk, geometry) {
+        Ok(Some((ends, earlier))) => Fact::Known(inspect_with(&ends, earlier.as_ref(), begun)),
         // Too small or odd for a table of ours, so there is no claim.
         Ok(None) => Fact::Known(Table::Absent),
         Err(error) => Fact::unreadable(node.display(), error),
     }
+}
+
+/// Both ends, and where the header in front speaks of a smaller disk also the
+/// ends of that one.
+fn read_with_earlier(disk: &File, geometry: Geometry) -> io::Result<Option<(Ends, Option<Ends>)>> {
+    let Some(ends) = read_ends(disk, geometry)? else {
+        return Ok(None);
+    };
+    let earlier = match earlier_geometry(&ends) {
+        Some(earlier) => read_ends(disk, earlier)?,
+        None => None,
+    };
+    Ok(Some((ends, earlier)))
 }
 
 /// What is asked of a disk.
@@ -187,6 +250,12 @@ pub struct Question<'a> {
     /// Node and number of its first partition where the kernel knows one: its
     /// cache is the one that a mount and mkfs write through.
     pub partition: Option<(&'a Path, DevNo)>,
+    /// How to look into that partition, where it may be looked into.
+    pub window: Option<&'a Window>,
+    /// Directory of device nodes.
+    pub nodes: &'a Path,
+    /// Where its first partition is mounted, as this process sees it.
+    pub mounted: Option<&'a Path>,
     /// How much to read.
     pub depth: Depth,
     /// Where to take the sample.
@@ -201,19 +270,75 @@ pub struct Question<'a> {
 pub fn examine(disk: &File, node: &Path, geometry: Geometry, question: &Question<'_>) -> Medium {
     let table = read_table(disk, node, geometry, question.begun);
     let claim = match table.known() {
-        Ok(Table::Ours { claim, .. }) => Some(claim.clone()),
+        Ok(Table::Ours { claim, resized, .. }) => Some((claim.clone(), *resized)),
         Ok(Table::Absent | Table::Foreign) | Err(_) => None,
     };
     let content = (claim.is_none() && question.depth != Depth::Claim)
         .then(|| content(disk, node, geometry, question));
-    let partition = claim.map(|claim| {
-        let begun = question.begun.iter().find(|begun| begun.id == claim.id);
-        inside(disk, node, geometry, &claim, begun, question.partition)
-    });
+    let lodger = match (&claim, question.partition, question.window) {
+        (None, Some((node, devno)), Some(window)) => Some(lodger(node, devno, window, question)),
+        (Some(_), _, _) | (_, None, _) | (_, _, None) => None,
+    };
+    let partition =
+        claim.map(|(claim, resized)| inside(disk, node, geometry, (&claim, resized), question));
     Medium {
         table,
         partition,
         content,
+        lodger,
+    }
+}
+
+/// Reads what the only partition of a disk without a claim holds.
+fn lodger(node: &Path, devno: DevNo, window: &Window, question: &Question<'_>) -> Lodger {
+    let partition = match open(node, devno) {
+        Ok(partition) => partition,
+        Err(error) => {
+            return Lodger {
+                signature: Fact::unreadable(node.display(), error),
+                longhorn: None,
+            };
+        }
+    };
+    let signature = probe(&partition, Part::Whole);
+    let filesystem = match signature.known() {
+        Ok(Signature::Found(found)) => Filesystem::from_name(&found.kind),
+        Ok(Signature::Nothing | Signature::Ambivalent) | Err(_) => None,
+    };
+    let longhorn = filesystem.map(|filesystem| {
+        let looked = match window {
+            Window::Device => peek(&partition, filesystem, question.nodes),
+            Window::Mounted(path) => read_mounted(path, devno),
+        };
+        match looked {
+            Ok(longhorn) => Fact::Known(longhorn),
+            Err(error) => Fact::unreadable(longhorn_disk::FILE, error),
+        }
+    });
+    Lodger {
+        signature,
+        longhorn,
+    }
+}
+
+/// Reads the file where its filesystem is mounted, if that is still the one.
+fn read_mounted(path: &Path, devno: DevNo) -> io::Result<LonghornDisk> {
+    let root = fs::metadata(path)?;
+    if DevNo::from_raw(root.dev()) != devno {
+        return Err(io::Error::other(format!(
+            "{} is not the mount of {devno}",
+            path.display()
+        )));
+    }
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path.join(longhorn_disk::FILE));
+    match file {
+        Ok(file) if file.metadata()?.is_file() => longhorn_disk::read(file),
+        Ok(_other) => Ok(LonghornDisk::Nameless),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(LonghornDisk::None),
+        Err(error) => Err(error),
     }
 }
 
@@ -251,15 +376,28 @@ fn content(disk: &File, node: &Path, geometry: Geometry, question: &Question<'_>
     }
 }
 
+/// Where the partition of a claim lies: where it was before the disk was
+/// enlarged, until the table for the new size has begun to hold.
+pub fn claimed_range(geometry: Geometry, resized: Option<Resized>) -> Option<Range<u64>> {
+    let range = partition_range(geometry)?;
+    match resized {
+        Some(Resized::Grown {
+            partition_end,
+            moved: false,
+        }) => Some(range.start..partition_end),
+        Some(Resized::Grown { moved: true, .. } | Resized::Shrunk { .. }) | None => Some(range),
+    }
+}
+
 /// Reads a claimed partition, through its own node where the kernel knows it.
 fn inside(
     disk: &File,
     node: &Path,
     geometry: Geometry,
-    claim: &Claim,
-    begun: Option<&Begun>,
-    partition_node: Option<(&Path, DevNo)>,
+    (claim, resized): (&Claim, Option<Resized>),
+    question: &Question<'_>,
 ) -> Inside {
+    let begun = question.begun.iter().find(|begun| begun.id == claim.id);
     let journalled = begun.is_some();
     let nothing = |why: &dyn std::fmt::Display| Inside {
         signature: Fact::unreadable(node.display(), why),
@@ -267,12 +405,15 @@ fn inside(
         residue: None,
         around: None,
         beside: None,
+        beyond: None,
+        extent: None,
         journalled,
     };
-    let Some(range) = partition_range(geometry) else {
+    let Some(range) = claimed_range(geometry, resized) else {
         return nothing(&"no room for a partition");
     };
-    let opened = partition_node
+    let opened = question
+        .partition
         .map(|(node, devno)| open(node, devno))
         .transpose();
     let opened = match opened {
@@ -309,14 +450,51 @@ fn inside(
         let approved = begun.and_then(|begun| begun.gaps.as_deref());
         residue_fact(node, around(disk, geometry, approved))
     });
+    let beyond = match resized {
+        Some(Resized::Grown { partition_end, .. }) if !pending => {
+            let foreign =
+                beyond::first_foreign(disk, geometry, partition_end, &claim.id, question.seed);
+            Some(residue_fact(node, foreign))
+        }
+        Some(Resized::Grown { .. } | Resized::Shrunk { .. }) | None => None,
+    };
+    let extent = match (&opened, question.mounted, ours) {
+        (Some(partition), Some(place), Some(filesystem)) if !pending => {
+            let asked = open_mount(place, partition)
+                .and_then(|mount| extent(partition, &mount, filesystem));
+            Some(match asked {
+                Ok(extent) => Fact::Known(extent),
+                Err(error) => Fact::unreadable(place.display(), error),
+            })
+        }
+        (Some(_) | None, Some(_) | None, Some(_) | None) => None,
+    };
     Inside {
         signature,
         progress,
         residue,
         around,
         beside: pending.then(|| probe_beside_table(disk)),
+        beyond,
+        extent,
         journalled,
     }
+}
+
+/// Opens the directory that a device is mounted on and makes sure that it is
+/// the mount of this device.
+///
+/// # Errors
+/// When it cannot be opened or another device is mounted there.
+pub fn open_mount(place: &Path, device: &File) -> io::Result<File> {
+    let mount = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(place)?;
+    if mount.metadata()?.dev() == device.metadata()?.rdev() {
+        return Ok(mount);
+    }
+    Err(io::Error::other("another device is mounted there"))
 }
 
 /// What lies between the table and the partition, in front and behind.

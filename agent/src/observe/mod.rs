@@ -6,17 +6,22 @@
 //! - [`medium`] reads the disks that `decide` shortlisted: [`signature`] asks
 //!   libblkid, [`scan`] looks for whatever else is not zero, [`traces`] knows
 //!   where the copies of a damaged owner would be, [`sample`] where to look in
-//!   between. [`Readers`] keeps a disk that does not answer from holding up the
+//!   between; `beyond` what lies behind the partition of a disk that grew.
+//!   [`Readers`] keeps a disk that does not answer from holding up the
 //!   others.
 //! - [`doorbell`] says that something changed and where to look, never what.
 //! - [`witness`] is a second opinion through another library; it can only veto.
 
+mod ailment;
+mod beyond;
 pub mod device;
 pub mod doorbell;
 pub mod host;
 mod identity;
+pub mod longhorn_disk;
 pub mod medium;
 mod observer;
+pub mod peek;
 mod pieces;
 mod readers;
 pub mod sample;
@@ -78,6 +83,10 @@ pub struct Inventory {
     pub working: BTreeSet<String>,
     /// What was begun on this host lately, and whether formatting is frozen.
     pub standing: Fact<Standing>,
+    /// What is wrong with filesystems that are mounted below the mount root, by
+    /// their mountpoint.
+    #[serde(default)]
+    pub ailments: BTreeMap<String, String>,
     /// Disks that the second witness sees in use, by kernel name.
     pub witness: Fact<BTreeMap<String, String>>,
 }

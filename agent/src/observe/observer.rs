@@ -9,7 +9,9 @@ use std::{
 };
 
 use super::{
-    Device, Host, Inventory, Mountpoint, sysfs,
+    Device, Host, Inventory, Mountpoint,
+    ailment::ailment,
+    sysfs,
     tables::{Mount, read_mounts, read_swaps},
 };
 use crate::{
@@ -26,7 +28,8 @@ pub enum Dirty {
     /// Every device, and nothing that was read before counts any more: events
     /// were lost.
     Lost,
-    /// These, by kernel name, and whatever is stacked on or under them.
+    /// These, by kernel name, their partitions, and whatever is stacked on or
+    /// under them.
     Devices(BTreeSet<String>),
 }
 
@@ -99,9 +102,12 @@ impl Observer {
         let again: BTreeSet<String> = stacked.difference(&self.read).cloned().collect();
         self.refresh(&again, &present);
         self.read.extend(again);
+        let host_mounts = self.mounts(&self.host.init_mountinfo());
+        let ailments = self.ailments(&host_mounts);
         Inventory {
             devices: self.devices.clone(),
-            host_mounts: self.mounts(&self.host.init_mountinfo()),
+            host_mounts,
+            ailments,
             own_mounts: self.mounts(&self.host.own_mountinfo()),
             swaps: read_swaps(&self.host.swaps()),
             udevd: udevd(&self.host),
@@ -113,6 +119,24 @@ impl Observer {
             standing: self.state.ledger.standing(),
             witness: Fact::unreadable("blockdev", "not asked"),
         }
+    }
+
+    /// What is wrong with what is mounted below the mount root.
+    fn ailments(&self, mounts: &Fact<Vec<Mount>>) -> BTreeMap<String, String> {
+        let mounts = mounts.known().map_or(&[][..], Vec::as_slice);
+        let below =
+            |mount: &&Mount| Path::new(&mount.mountpoint).parent() == Some(&self.mount_root);
+        mounts
+            .iter()
+            .filter(below)
+            .filter_map(|mount| {
+                let mut devices = self.devices.values();
+                let device = devices
+                    .find(|device| device.devno.is_known_and(|devno| *devno == mount.devno))?;
+                let ailment = ailment(&self.host, mount, &device.name)?;
+                Some((mount.mountpoint.clone(), ailment))
+            })
+            .collect()
     }
 
     /// Devices that the last pass read from sysfs.
@@ -127,6 +151,12 @@ impl Observer {
             Dirty::Devices(names) => {
                 let mut asked = names.clone();
                 asked.extend(names.iter().flat_map(|name| self.relatives(name)));
+                // Nobody tells when the kernel is given another length of one.
+                let partitions = self.devices.values().filter(|device| {
+                    let parent = device.parent.as_ref();
+                    parent.is_some_and(|parent| names.contains(parent))
+                });
+                asked.extend(partitions.map(|partition| partition.name.clone()));
                 asked
             }
         };

@@ -1,9 +1,10 @@
-//! Whether a filesystem that our own mkfs made was ever mounted, for a partition
-//! whose claim is still pending.
+//! What superblocks say: whether a filesystem that our own mkfs made was ever
+//! mounted, for a partition whose claim is still pending; and how much of its
+//! partition a mounted one uses.
 
 use std::{fs::File, io, ops::Range, os::unix::fs::FileExt};
 
-use crate::units::Filesystem;
+use crate::{sys, units::Filesystem};
 
 /// How far a filesystem of ours has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -125,6 +126,75 @@ fn log_after_mkfs(superblock: &[u8]) -> Option<Told> {
     (start < end).then_some(Told::InLog(start..end))
 }
 
+/// How much of its partition a mounted filesystem uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Extent {
+    /// Bytes from the beginning of the partition on.
+    pub bytes: u64,
+    /// Bytes in a block.
+    pub block: u32,
+    /// Mkfs and growing leave less than this unused at the end, where there is
+    /// no room for a whole group of blocks.
+    pub slack: u64,
+}
+
+/// `XFS_AG_MIN_BYTES` of mkfs.xfs: it leaves out a last group smaller than this.
+const XFS_SMALLEST_GROUP: u64 = 16 * 1024 * 1024;
+
+/// Asks a mounted filesystem for its size: ext4 by its superblock, which it
+/// shares with readers of its device; XFS itself, since its superblock is on
+/// the device only some time after it has grown.
+///
+/// # Errors
+/// When it cannot be asked, or is none of that type.
+pub fn extent(device: &File, mount: &File, filesystem: Filesystem) -> io::Result<Extent> {
+    match filesystem {
+        Filesystem::Ext4 => {
+            let mut bytes = [0_u8; 2048];
+            device.read_exact_at(&mut bytes, 0)?;
+            ext4_extent(&bytes).ok_or_else(|| io::Error::other("no superblock of ext4"))
+        }
+        Filesystem::Xfs => {
+            let size = sys::xfs_size(mount)?;
+            let bytes = size.blocks.checked_mul(u64::from(size.block));
+            Ok(Extent {
+                bytes: bytes.ok_or_else(|| io::Error::other("an impossible size of XFS"))?,
+                block: size.block,
+                slack: XFS_SMALLEST_GROUP,
+            })
+        }
+    }
+}
+
+/// `s_blocks_count` and what it is counted in (fs/ext4/ext4.h), from the first
+/// 2048 bytes of a partition.
+pub fn ext4_extent(bytes: &[u8]) -> Option<Extent> {
+    const HAS_64_BIT: u32 = 0x80;
+    let superblock = bytes.get(1024..2048)?;
+    let word = |at: usize| -> Option<u32> {
+        let four: [u8; 4] = superblock.get(at..at + 4)?.try_into().ok()?;
+        Some(u32::from_le_bytes(four))
+    };
+    if superblock.get(0x38..0x3a)? != [0x53, 0xef] {
+        return None;
+    }
+    let block = 1024_u32
+        .checked_shl(word(0x18)?)
+        .filter(|size| *size <= 65536)?;
+    let high = if word(0x60)? & HAS_64_BIT == 0 {
+        0
+    } else {
+        u64::from(word(0x150)?)
+    };
+    let blocks = high << 32 | u64::from(word(0x4)?);
+    Some(Extent {
+        bytes: blocks.checked_mul(u64::from(block))?,
+        block,
+        slack: u64::from(word(0x20)?).checked_mul(u64::from(block))?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::{os::unix::fs::FileExt, process::Command};
@@ -209,6 +279,35 @@ mod tests {
         bytes[48..56].fill(0xff);
         bytes[84..88].fill(0xff);
         assert_eq!(parse(&bytes, Filesystem::Xfs), None);
+    }
+
+    #[test]
+    fn an_ext4_of_any_block_size_says_how_large_it_is() {
+        let size = 512 << 20;
+        for (block, slack) in [(1024_u32, 8_u64 << 20), (4096, 128 << 20)] {
+            for bits in ["64bit", "^64bit"] {
+                let block_size = block.to_string();
+                let file = made("mkfs.ext4", &["-q", "-F", "-O", bits, "-b", &block_size]);
+                let mut bytes = [0; 2048];
+                file.as_file().read_exact_at(&mut bytes, 0).expect("read");
+                let expected = Extent {
+                    bytes: size,
+                    block,
+                    slack,
+                };
+                assert_eq!(ext4_extent(&bytes), Some(expected), "{block} {bits}");
+            }
+        }
+        // 16 TiB and more do not fit into the lower half of the number.
+        let mut large = [0; 2048];
+        let superblock = &mut large[1024..];
+        superblock[0x38..0x3a].copy_from_slice(&[0x53, 0xef]);
+        superblock[0x18] = 2;
+        superblock[0x20..0x24].copy_from_slice(&32768_u32.to_le_bytes());
+        superblock[0x60] = 0x80;
+        superblock[0x150] = 5;
+        let extent = ext4_extent(&large).expect("a superblock");
+        assert_eq!((extent.bytes, extent.slack), (5 << 44, 128 << 20));
     }
 
     #[test]

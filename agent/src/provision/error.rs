@@ -5,7 +5,10 @@ use std::{io, path::PathBuf};
 use thiserror::Error;
 
 use crate::{
-    claim::TableError, decide::Refusal, fact::Unreadable, journal::JournalError,
+    claim::TableError,
+    decide::{Refusal, Withheld},
+    fact::Unreadable,
+    journal::JournalError,
     ledger::LedgerError,
 };
 
@@ -35,6 +38,20 @@ pub enum ProvisionError {
     /// The proof on the open disk failed.
     #[error("not proven: {0}")]
     NotProven(Refusal),
+    /// The space that a disk of ours was to gain cannot be taken.
+    #[error("not grown: {0}")]
+    NoRoom(Withheld),
+    /// Table, partition and filesystem are as large as they can be.
+    #[error("nothing is left to grow")]
+    NothingToGrow,
+    /// The filesystem is smaller than its partition after it was grown.
+    #[error("the filesystem has {bytes} bytes after it was grown, of {room}")]
+    NotGrown {
+        /// What it has.
+        bytes: u64,
+        /// What its partition has.
+        room: u64,
+    },
     /// A system call failed.
     #[error("cannot {step}")]
     Io {
@@ -47,7 +64,7 @@ pub enum ProvisionError {
     /// The journal was not written, so the disk was not either.
     #[error("nothing was written to the disk")]
     Journal(#[from] JournalError),
-    /// The disk may not be begun now.
+    /// The disk may not be begun now, or its name cannot be kept.
     #[error("nothing was written to the disk")]
     Ledger(#[from] LedgerError),
     /// No table for this disk.

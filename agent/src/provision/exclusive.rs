@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    os::unix::fs::OpenOptionsExt,
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -218,6 +218,10 @@ impl LockedDisk {
             partition: partition
                 .as_ref()
                 .map(|(node, devno)| (node.as_path(), *devno)),
+            window: None,
+            nodes: &self.host.nodes(),
+            // How large a mounted filesystem is, whoever grows it asks itself.
+            mounted: None,
             depth,
             // At other places than for the decision, but each time the same.
             seed: self
@@ -319,6 +323,21 @@ impl LockedDisk {
                 _ => ProvisionError::io("open the disk exclusively")(error),
             })?;
         medium::check_identity(&file, node, self.target.devno)
+            .map_err(|error| self.target.another(error.to_string()))?;
+        self.check_identity(&file)?;
+        Ok(file)
+    }
+
+    /// Opens the disk to write to it while its own filesystem holds it. By way of
+    /// the locked descriptor, so that it cannot be another device.
+    pub(super) fn open_shared(&self) -> Result<File, ProvisionError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_CLOEXEC)
+            .open(format!("/proc/self/fd/{}", self.lock.as_raw_fd()))
+            .map_err(ProvisionError::io("open the disk"))?;
+        medium::check_identity(&file, &self.target.node, self.target.devno)
             .map_err(|error| self.target.another(error.to_string()))?;
         self.check_identity(&file)?;
         Ok(file)

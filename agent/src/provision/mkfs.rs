@@ -17,9 +17,6 @@ use crate::{
     units::{DiskName, Filesystem},
 };
 
-/// No mkfs of a disk takes longer; then it is killed and tried again later.
-const DEADLINE: Duration = Duration::from_mins(30);
-
 /// Every program that the agent ever runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
@@ -103,7 +100,9 @@ impl Program {
     }
 }
 
-/// Makes the filesystem with the partition's GUID as its UUID.
+/// Makes the filesystem with the partition's GUID as its UUID. A mkfs that
+/// takes longer than `timeout` is killed; one that waits for a disk that does
+/// not answer dies when the kernel has given up on it.
 ///
 /// # Errors
 /// When the program is missing, fails, or takes too long.
@@ -111,6 +110,7 @@ pub(super) fn make(
     disk: &PendingDisk,
     filesystem: Filesystem,
     ground: Ground,
+    timeout: Duration,
 ) -> Result<(), ProvisionError> {
     let program = Program::for_filesystem(filesystem);
     let uuid = disk.claim().partition_guid.to_string();
@@ -125,7 +125,7 @@ pub(super) fn make(
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    run(program, sys::die_with_parent(&mut command), DEADLINE)
+    run(program, sys::die_with_parent(&mut command), timeout)
 }
 
 fn run(program: Program, command: &mut Command, deadline: Duration) -> Result<(), ProvisionError> {
@@ -171,7 +171,7 @@ pub(super) fn verify(disk: &PendingDisk, filesystem: Filesystem) -> Result<(), P
     let partition = disk.partition();
     nix::unistd::fsync(partition.file().as_fd())
         .map_err(|error| ProvisionError::io("flush the new filesystem")(error.into()))?;
-    check_filesystem(partition, disk.claim(), filesystem)
+    check_filesystem(partition, disk.claim().partition_guid, filesystem)
 }
 
 #[cfg(test)]
@@ -199,7 +199,7 @@ mod tests {
         command
             .args(["-c", "echo out of paper >&2; exit 3"])
             .stderr(Stdio::piped());
-        let error = run(Program::MkfsExt4, &mut command, DEADLINE)
+        let error = run(Program::MkfsExt4, &mut command, Duration::MAX)
             .expect_err("it failed")
             .to_string();
         assert!(

@@ -8,33 +8,42 @@
 //!        ─read the medium──────────────► BlankProof or PendingProof
 //!        ─journal, write the table─────► PendingDisk
 //!        ─mkfs, verify, commit, mount──► Mounted
+//!
+//! Target ─open, flock, identity────────► LockedDisk
+//!        ─read the medium, mounts──────► GrowProof
+//!        ─table, partition, filesystem─► Grown
 //! ```
 
 mod error;
 mod exclusive;
+mod grow;
 mod mkfs;
 mod mount;
 mod proof;
 mod table;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use serde::Serialize;
 
 pub use error::ProvisionError;
 pub use exclusive::{ExclusiveDisk, LockedDisk, Target};
+pub use grow::{GrowProof, Grown};
 pub use mkfs::{Ground, Program};
+pub use mount::unmount_dead;
 pub use proof::{BlankProof, PendingProof};
 pub use table::{Partition, PendingDisk};
 
+use mount::Occupant;
+
 use crate::{
     claim::{Begun, ClaimId, Stage, TableImage},
-    decide::{Claimed, Left, Managed, Provision, Resume, Verdict, claimed},
+    decide::{Adopt, Claimed, Growth, Left, Managed, Provision, Resume, Source, Verdict, claimed},
     journal::Entry,
     observe::Host,
     state::State,
     text::chain,
-    units::Filesystem,
+    units::{DiskName, Filesystem},
 };
 
 /// What a job needs of its surroundings.
@@ -46,8 +55,12 @@ pub struct Surroundings {
     pub state: State,
     /// Disks begun within an hour; unlimited when there is no number.
     pub max_formats_per_hour: Option<u32>,
+    /// How long a mkfs may take.
+    pub mkfs_timeout: Duration,
     /// Directory below which disks are mounted.
     pub mount_root: PathBuf,
+    /// Name of this node.
+    pub node: String,
 }
 
 /// Work on one disk.
@@ -59,6 +72,10 @@ pub enum Job {
     Resume(Resume),
     /// A committed disk is mounted, its commit completed where it was cut off.
     Mount(Managed),
+    /// A disk is mounted that this node's agent has not made.
+    Adopt(Adopt),
+    /// A mounted disk that was enlarged is grown.
+    Grow(Managed),
 }
 
 impl Job {
@@ -67,7 +84,12 @@ impl Job {
         match verdict {
             Verdict::Provision(provision) => Some(Self::Provision(provision.clone())),
             Verdict::Resume(resume) => Some(Self::Resume(resume.clone())),
-            Verdict::Managed(managed) => (!managed.mounted).then(|| Self::Mount(managed.clone())),
+            Verdict::Managed(managed) if !managed.mounted => Some(Self::Mount(managed.clone())),
+            Verdict::Managed(managed) => {
+                let due = managed.growth == Some(Growth::Due);
+                due.then(|| Self::Grow(managed.clone()))
+            }
+            Verdict::Adopt(adopt) => (!adopt.mounted).then(|| Self::Adopt(adopt.clone())),
             Verdict::Refused(_) => None,
         }
     }
@@ -75,8 +97,8 @@ impl Job {
     /// Whether it may write to a disk anything but the end of a commit.
     pub fn formats(&self) -> bool {
         match self {
-            Self::Provision(_) | Self::Resume(_) => true,
-            Self::Mount(_) => false,
+            Self::Provision(_) | Self::Resume(_) | Self::Grow(_) => true,
+            Self::Mount(_) | Self::Adopt(_) => false,
         }
     }
 }
@@ -99,13 +121,24 @@ pub enum Phase {
     Committing,
     /// Mounts.
     Mounting,
+    /// Grows table, partition and filesystem.
+    Growing,
+}
+
+/// What a job has come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Done {
+    /// The disk is mounted at its place.
+    Mounted(Mounted),
+    /// The disk was mounted before and is as large as it can be.
+    Grown(Grown),
 }
 
 /// A disk that was mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mounted {
-    /// Its claim.
-    pub claim: ClaimId,
+    /// Its name.
+    pub name: DiskName,
     /// Where.
     pub path: PathBuf,
 }
@@ -120,7 +153,7 @@ pub fn execute(
     target: Target,
     around: &Surroundings,
     progress: &dyn Fn(Phase),
-) -> Result<Mounted, ProvisionError> {
+) -> Result<Done, ProvisionError> {
     progress(Phase::Claiming);
     match job {
         Job::Provision(provision) => {
@@ -133,8 +166,9 @@ pub fn execute(
             progress(Phase::Partitioning);
             let pending = begin(proof, provision, around)?;
             progress(Phase::Formatting);
-            mkfs::make(&pending, provision.filesystem, Ground::Fresh)?;
-            finish(pending, provision.filesystem, around, progress)
+            let patience = around.mkfs_timeout;
+            mkfs::make(&pending, provision.filesystem, Ground::Fresh, patience)?;
+            finish(pending, provision.filesystem, around, progress).map(Done::Mounted)
         }
         Job::Resume(resume) => {
             let disk = ExclusiveDisk::open(target, &around.host)?;
@@ -149,33 +183,40 @@ pub fn execute(
             let filesystem = match left {
                 Left::Unfinished => {
                     progress(Phase::Formatting);
-                    mkfs::make(&pending, resume.filesystem, Ground::Resumed)?;
+                    let patience = around.mkfs_timeout;
+                    mkfs::make(&pending, resume.filesystem, Ground::Resumed, patience)?;
                     resume.filesystem
                 }
                 Left::Finished(filesystem) => filesystem,
             };
-            finish(pending, filesystem, around, progress)
+            finish(pending, filesystem, around, progress).map(Done::Mounted)
         }
         Job::Mount(managed) => {
             let disk = LockedDisk::open(target, &around.host)?;
             progress(Phase::Proving);
             let another = |what: &str| Err(ProvisionError::TableNotRead(what.to_owned()));
-            match claimed(&disk.examine_claim()?).map_err(ProvisionError::NotProven)? {
+            let resized = match claimed(&disk.examine_claim()?)
+                .map_err(ProvisionError::NotProven)?
+            {
                 Claimed::Committed { id, .. } if id != managed.claim => {
                     return another("another claim");
                 }
                 Claimed::Committed {
                     whole: false,
                     only_ours: true,
+                    resized: None,
                     ..
                 } => {
                     progress(Phase::Committing);
                     table::complete_commit(&disk, &managed.claim)?;
+                    None
                 }
-                Claimed::Committed { .. } => {}
+                // To complete that is to take the space behind it: not before
+                // it is mounted and a proof allows it.
+                Claimed::Committed { resized, .. } => resized,
                 Claimed::Pending { .. } => return another("the claim is not committed any more"),
-            }
-            let partition = table::open_partition(&disk, Stage::Committed)?;
+            };
+            let partition = table::open_partition(&disk, Stage::Committed, resized)?;
             mount_committed(
                 &disk,
                 &partition,
@@ -184,6 +225,46 @@ pub fn execute(
                 around,
                 progress,
             )
+            .map(Done::Mounted)
+        }
+        Job::Grow(managed) => {
+            let disk = LockedDisk::open(target, &around.host)?;
+            progress(Phase::Proving);
+            around.state.ledger.check_not_frozen()?;
+            let proof = GrowProof::of(disk, managed, &around.mount_root)?;
+            progress(Phase::Growing);
+            proof.grow().map(Done::Grown)
+        }
+        Job::Adopt(adopt) => {
+            let disk = LockedDisk::open(target, &around.host)?;
+            progress(Phase::Proving);
+            let partition = match &adopt.from {
+                Source::Claim(id) => {
+                    let found = claimed(&disk.examine_claim()?);
+                    let resized = match found.map_err(ProvisionError::NotProven)? {
+                        Claimed::Committed {
+                            id: found, resized, ..
+                        } if found == *id => resized,
+                        Claimed::Committed { .. } | Claimed::Pending { .. } => {
+                            return Err(ProvisionError::TableNotRead("another claim".to_owned()));
+                        }
+                    };
+                    table::open_partition(&disk, Stage::Committed, resized)?
+                }
+                Source::Longhorn => table::open_only_partition(&disk)?,
+            };
+            progress(Phase::Mounting);
+            let occupant = Occupant {
+                uuid: adopt.uuid,
+                name: &adopt.name,
+                filesystem: adopt.filesystem,
+                named_by_disk: false,
+            };
+            let path = mount::mount(&disk, &partition, &occupant, around)?;
+            Ok(Done::Mounted(Mounted {
+                name: adopt.name.clone(),
+                path,
+            }))
         }
     }
 }
@@ -199,7 +280,7 @@ fn begin(
     let claim = provision
         .begun
         .clone()
-        .unwrap_or_else(|| ClaimId::fresh(provision.name.clone()));
+        .unwrap_or_else(|| ClaimId::fresh(provision.name.clone()).made_on(&around.node));
     let pending = TableImage::build(target.geometry(), &claim, Stage::Pending)?;
     let committed = TableImage::build(target.geometry(), &claim, Stage::Committed)?;
     let entry = Entry::new(
@@ -263,7 +344,13 @@ fn mount_committed(
     progress: &dyn Fn(Phase),
 ) -> Result<Mounted, ProvisionError> {
     progress(Phase::Mounting);
-    let path = mount::mount(disk, partition, claim, filesystem, &around.mount_root)?;
+    let occupant = Occupant {
+        uuid: claim.partition_guid,
+        name: &claim.name,
+        filesystem,
+        named_by_disk: true,
+    };
+    let path = mount::mount(disk, partition, &occupant, around)?;
     // The claim on the disk says everything from here on.
     if let Err(error) = around.state.journal.forget(claim) {
         tracing::warn!(
@@ -272,7 +359,7 @@ fn mount_committed(
         );
     }
     Ok(Mounted {
-        claim: claim.clone(),
+        name: claim.name.clone(),
         path,
     })
 }

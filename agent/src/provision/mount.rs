@@ -8,20 +8,37 @@ use std::{
 };
 
 use nix::mount::MsFlags;
+use uuid::Uuid;
 
-use super::{LockedDisk, Partition, ProvisionError};
+use super::{LockedDisk, Partition, ProvisionError, Surroundings};
 use crate::{
     claim::ClaimId,
     durable,
+    fact::Unreadable,
+    ledger::LedgerError,
     observe::{
         signature::{Part, Signature, probe},
         tables::{Mount, read_mounts},
     },
     sys,
-    units::Filesystem,
+    text::chain,
+    units::{DevNo, DiskName, Filesystem},
 };
 
-/// Mounts the partition of a committed claim and makes sure that it is there.
+/// What is mounted, and under which name.
+#[derive(Debug)]
+pub(super) struct Occupant<'a> {
+    /// UUID of the filesystem.
+    pub uuid: Uuid,
+    /// Name of the disk for life.
+    pub name: &'a DiskName,
+    /// Its type.
+    pub filesystem: Filesystem,
+    /// The disk itself says its name; otherwise only the ledger knows it.
+    pub named_by_disk: bool,
+}
+
+/// Mounts the partition of a disk of ours and makes sure that it is there.
 /// The disk stays locked until this returns, so that udevd does not look at a
 /// filesystem in the middle of its mount.
 ///
@@ -30,34 +47,31 @@ use crate::{
 pub(super) fn mount(
     locked: &LockedDisk,
     partition: &Partition,
-    claim: &ClaimId,
-    filesystem: Filesystem,
-    mount_root: &Path,
+    occupant: &Occupant<'_>,
+    around: &Surroundings,
 ) -> Result<PathBuf, ProvisionError> {
-    check_filesystem(partition, claim, filesystem)?;
-    let place = prepare_mountpoint(mount_root, claim)?;
+    check_filesystem(partition, occupant.uuid, occupant.filesystem)?;
+    let place = around.mount_root.join(occupant.name.as_str());
     let on_host = || mounts_at(&locked.host().init_mountinfo(), &place);
     if let Some(there) = mounted_at(&place)? {
         let host = on_host()?.pop();
         let seen = host
             .as_ref()
             .is_some_and(|host| host.devno == partition.devno());
-        return if seen && there.devno == partition.devno() {
-            Ok(place)
-        } else {
-            Err(not_seen(&place, host.as_ref()))
-        };
+        if seen && there.devno == partition.devno() {
+            return Ok(place);
+        }
+        // A disk that was pulled out leaves its mount behind.
+        unmount_dead(occupant.name, there.devno, around)?;
     }
-    let (flags, options) = match filesystem {
-        Filesystem::Ext4 => (MsFlags::MS_NOATIME, Some("errors=remount-ro")),
-        Filesystem::Xfs => (MsFlags::MS_NOATIME, None),
-    };
+    prepare_mountpoint(&place)?;
+    keep_name(partition, occupant, around)?;
     nix::mount::mount(
         Some(partition.node()),
         &place,
-        Some(filesystem.name()),
-        flags,
-        options,
+        Some(occupant.filesystem.name()),
+        MsFlags::MS_NOATIME,
+        occupant.filesystem.mount_options(),
     )
     .map_err(|error| ProvisionError::io(format!("mount {}", place.display()))(error.into()))?;
     // The host must see it: a mount that stays in this container serves
@@ -68,10 +82,100 @@ pub(super) fn mount(
     {
         return Ok(place);
     }
-    nix::mount::umount2(&place, nix::mount::MntFlags::UMOUNT_NOFOLLOW).map_err(|error| {
-        ProvisionError::io(format!("take back the mount at {}", place.display()))(error.into())
-    })?;
+    unmount(&place, "take back the mount at")?;
     Err(not_seen(&place, host.last()))
+}
+
+/// Takes the name down before the mount. A disk that says its name itself must
+/// not stay away because the host's own disk is full.
+fn keep_name(
+    partition: &Partition,
+    occupant: &Occupant<'_>,
+    around: &Surroundings,
+) -> Result<(), ProvisionError> {
+    let ledger = &around.state.ledger;
+    match ledger.mounting(occupant.uuid, occupant.name, partition.devno()) {
+        Ok(()) => Ok(()),
+        Err(error @ (LedgerError::Read(_) | LedgerError::Write(_))) if occupant.named_by_disk => {
+            tracing::warn!(
+                name = %occupant.name,
+                error = chain(&error),
+                "mounted, but not taken down in the ledger"
+            );
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Unmounts what the agent mounted of a device that is gone: what is below it
+/// can be neither read nor written any more, and it keeps the place from the
+/// disk when that comes back. Never lazily: who still has files open there must
+/// notice, and a new mount must not lie over old ones.
+///
+/// # Errors
+/// When it is not dead, not the agent's, or still in use.
+pub fn unmount_dead(
+    name: &DiskName,
+    devno: DevNo,
+    around: &Surroundings,
+) -> Result<(), ProvisionError> {
+    let place = around.mount_root.join(name.as_str());
+    let unknown = |why: &Unreadable| ProvisionError::Unidentified(why.clone());
+    let there = mounted_at(&place)?;
+    let standing = around.state.ledger.standing();
+    let ours = standing
+        .known()
+        .map_err(unknown)?
+        .mounted_by_us(name, devno);
+    let same = there.as_ref().is_some_and(|mount| mount.devno == devno);
+    if !ours
+        || !same
+        || around
+            .host
+            .has_block_device(devno)
+            .map_err(ProvisionError::io("look for the device of a mount"))?
+    {
+        return Err(not_seen(&place, there.as_ref()));
+    }
+    unmount(&place, "unmount, after its device is gone,")?;
+    match mounts_at(&around.host.init_mountinfo(), &place)?.pop() {
+        None => Ok(()),
+        left => Err(not_seen(&place, left.as_ref())),
+    }
+}
+
+fn unmount(place: &Path, step: &str) -> Result<(), ProvisionError> {
+    nix::mount::umount2(place, nix::mount::MntFlags::UMOUNT_NOFOLLOW)
+        .map_err(|error| ProvisionError::io(format!("{step} {}", place.display()))(error.into()))
+}
+
+/// Where the partition of a committed claim is mounted: at its place, as this
+/// process sees it and as the host does.
+///
+/// # Errors
+/// When it is not, or cannot be told.
+pub(super) fn shown_at(
+    locked: &LockedDisk,
+    partition: &Partition,
+    claim: &ClaimId,
+    mount_root: &Path,
+) -> Result<PathBuf, ProvisionError> {
+    let place = mount_root.join(claim.name.as_str());
+    let host = mounts_at(&locked.host().init_mountinfo(), &place)?.pop();
+    let own = mounted_at(&place)?;
+    let ours = |mount: &Option<Mount>| {
+        let mount = mount.as_ref();
+        mount.is_some_and(|mount| mount.devno == partition.devno() && mount.root == "/")
+    };
+    if ours(&host) && ours(&own) {
+        Ok(place)
+    } else {
+        Err(not_seen(
+            &place,
+            host.as_ref().filter(|_| !ours(&host)).or(own.as_ref()),
+        ))
+    }
 }
 
 fn not_seen(place: &Path, there: Option<&Mount>) -> ProvisionError {
@@ -88,11 +192,11 @@ fn not_seen(place: &Path, there: Option<&Mount>) -> ProvisionError {
 /// another disk's data must not be mounted in its place.
 pub(super) fn check_filesystem(
     partition: &Partition,
-    claim: &ClaimId,
+    uuid: Uuid,
     filesystem: Filesystem,
 ) -> Result<(), ProvisionError> {
     let found = probe(partition.file(), Part::Whole);
-    let uuid = claim.partition_guid.to_string();
+    let uuid = uuid.to_string();
     let right = found.is_known_and(|signature| match signature {
         Signature::Found(found) => {
             found.kind == filesystem.name() && found.uuid.as_deref() == Some(uuid.as_str())
@@ -163,26 +267,23 @@ pub(super) fn give_back(mount_root: &Path, claim: &ClaimId) {
 
 /// A directory that nothing can be written to while the disk is away: mode
 /// 0000 stops everybody but root, the immutable flag stops root as well.
-fn prepare_mountpoint(mount_root: &Path, claim: &ClaimId) -> Result<PathBuf, ProvisionError> {
-    let place = mount_root.join(claim.name.as_str());
+fn prepare_mountpoint(place: &Path) -> Result<(), ProvisionError> {
     let step = |what: &str| ProvisionError::io(format!("{what} {}", place.display()));
-    if mounted_at(&place)?.is_some() {
-        return Ok(place);
+    if let Some(above) = place.parent() {
+        fs::create_dir_all(above).map_err(step("make the directory above"))?;
     }
-    fs::create_dir_all(mount_root).map_err(step("make the directory above"))?;
-    match DirBuilder::new().mode(0o000).create(&place) {
+    match DirBuilder::new().mode(0o000).create(place) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(step("make")(error)),
     }
-    durable::sync_parents(&place).map_err(step("make durable"))?;
+    durable::sync_parents(place).map_err(step("make durable"))?;
     let directory = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_CLOEXEC | libc::O_DIRECTORY | libc::O_NOFOLLOW)
-        .open(&place)
+        .open(place)
         .map_err(step("open"))?;
-    protect(&directory, &place)?;
-    Ok(place)
+    protect(&directory, place)
 }
 
 fn protect(directory: &File, place: &Path) -> Result<(), ProvisionError> {

@@ -12,7 +12,7 @@ use super::{
     BlankProof, ExclusiveDisk, LockedDisk, PendingProof, ProvisionError, exclusive::partition_name,
 };
 use crate::{
-    claim::{ClaimId, Stage, Table, TableImage, TableWrite, partition_range},
+    claim::{ClaimId, Resized, Stage, Table, TableImage, TableWrite},
     observe::{device, medium},
     sys,
     units::DevNo,
@@ -126,12 +126,39 @@ pub(super) fn complete_commit(disk: &LockedDisk, claim: &ClaimId) -> Result<(), 
     commit_table(disk, claim, Stage::Committed)
 }
 
+/// Completes the table of a committed claim for the present size of its disk,
+/// while its partition is mounted. Called with a proof that nothing lies in the
+/// space that the partition gains.
+///
+/// The filesystem holds the disk, so nobody can hold it exclusively; and nobody
+/// can write to what the filesystem holds by this, since both ends of the disk
+/// lie outside the partition.
+///
+/// # Errors
+/// When the ends hold anything but this claim's own tables, a write fails, or
+/// the table read back is another.
+pub(super) fn complete_table(
+    disk: &LockedDisk,
+    file: &File,
+    claim: &ClaimId,
+) -> Result<(), ProvisionError> {
+    write_committed(disk, file, claim, Stage::Committed)
+}
+
 /// Writes the committed table over what is found to be this claim's own, at
 /// that stage, and nothing else. The disk was not held exclusively while mkfs
 /// ran, so it is read again first.
 fn commit_table(disk: &LockedDisk, claim: &ClaimId, from: Stage) -> Result<(), ProvisionError> {
-    let file = open_exclusively_soon(disk)?;
-    match disk.read_table(&file)?.known() {
+    write_committed(disk, &open_exclusively_soon(disk)?, claim, from)
+}
+
+fn write_committed(
+    disk: &LockedDisk,
+    file: &File,
+    claim: &ClaimId,
+    from: Stage,
+) -> Result<(), ProvisionError> {
+    match disk.read_table(file)?.known() {
         Ok(Table::Ours {
             claim: found,
             only_ours: true,
@@ -140,8 +167,8 @@ fn commit_table(disk: &LockedDisk, claim: &ClaimId, from: Stage) -> Result<(), P
         other => return Err(ProvisionError::TableNotRead(format!("{other:?}"))),
     }
     let committed = TableImage::build(disk.target().geometry(), claim, Stage::Committed)?;
-    write_table(&file, &committed)?;
-    verify_table(disk, &file, claim, Stage::Committed)
+    write_table(file, &committed)?;
+    verify_table(disk, file, claim, Stage::Committed)
 }
 
 /// Others may hold the disk for a moment, to look at it: that is no reason to
@@ -160,9 +187,14 @@ fn open_exclusively_soon(disk: &LockedDisk) -> Result<File, ProvisionError> {
 }
 
 /// The partition of a claimed disk, made known to the kernel where it is not.
-pub(super) fn open_partition(disk: &LockedDisk, stage: Stage) -> Result<Partition, ProvisionError> {
+/// Where its table is for a smaller disk, it ends where that one says.
+pub(super) fn open_partition(
+    disk: &LockedDisk,
+    stage: Stage,
+    resized: Option<Resized>,
+) -> Result<Partition, ProvisionError> {
     let target = disk.target();
-    let range = partition_range(target.geometry())
+    let range = medium::claimed_range(target.geometry(), resized)
         .ok_or_else(|| ProvisionError::TableNotRead("no room for a partition".to_owned()))?;
     if disk.partition()?.is_none() {
         sys::add_partition(disk.locked_file(), 1, range.start, range.end - range.start)
@@ -203,6 +235,27 @@ pub(super) fn open_partition(disk: &LockedDisk, stage: Stage) -> Result<Partitio
     }
 }
 
+/// The only partition of a disk whose table is not ours.
+///
+/// # Errors
+/// When there is none, or more than one, or the first one is not it.
+pub(super) fn open_only_partition(disk: &LockedDisk) -> Result<Partition, ProvisionError> {
+    let unknown = |why: &crate::fact::Unreadable| ProvisionError::Unidentified(why.clone());
+    let names = disk.partitions()?;
+    let [name] = names.as_slice() else {
+        return Err(ProvisionError::TableNotRead(format!(
+            "{} partitions instead of one",
+            names.len()
+        )));
+    };
+    let device = device::read(disk.host(), name);
+    let devno = *device.devno.known().map_err(unknown)?;
+    let node = disk.host().node(device.devname.known().map_err(unknown)?);
+    let file = medium::open(&node, devno)
+        .map_err(ProvisionError::io(format!("open {}", node.display())))?;
+    Ok(Partition { file, node, devno })
+}
+
 /// The hand-over to mkfs.
 ///
 /// mkfs claims the partition with its own `O_EXCL`, which the kernel grants
@@ -212,7 +265,7 @@ pub(super) fn open_partition(disk: &LockedDisk, stage: Stage) -> Result<Partitio
 /// partition in between makes mkfs fail with EBUSY. What is on the partition
 /// at this moment is nothing but our own pending claim's.
 fn partitioned(disk: ExclusiveDisk, claim: ClaimId) -> Result<PendingDisk, ProvisionError> {
-    let partition = open_partition(disk.disk(), Stage::Pending)?;
+    let partition = open_partition(disk.disk(), Stage::Pending, None)?;
     let disk = disk.into_locked();
     Ok(PendingDisk {
         disk,
@@ -232,7 +285,7 @@ fn write_table(disk: &File, image: &TableImage) -> Result<(), ProvisionError> {
     Ok(())
 }
 
-fn flush(disk: &File, step: &'static str) -> Result<(), ProvisionError> {
+pub(super) fn flush(disk: &File, step: &'static str) -> Result<(), ProvisionError> {
     nix::unistd::fsync(disk.as_fd()).map_err(|error| ProvisionError::io(step)(error.into()))
 }
 

@@ -12,7 +12,9 @@ use super::{Shared, text};
 use crate::{
     config::Mode,
     decide::Verdict,
-    report::{degraded, now},
+    report::{Operation, degraded, now},
+    units::DiskName,
+    workers::Overdue,
 };
 
 /// A named condition of `/readyz`.
@@ -141,22 +143,33 @@ fn checks(shared: &Shared) -> Vec<Check> {
     });
     // Observing, the agent mounts nothing and is ready to observe.
     let enforce = shared.settings.mode == Mode::Enforce;
-    let unmounted: Vec<String> = round
+    let wrong = |disk: &String, name: &DiskName, mounted: bool, ailment: &Option<String>| {
+        if !mounted && enforce {
+            Some(format!("{name} ({disk}) is not mounted"))
+        } else {
+            let ailment = ailment.as_ref()?;
+            Some(format!("{name} ({disk}): {ailment}"))
+        }
+    };
+    let ours = round
         .verdicts
         .iter()
         .filter_map(|(disk, verdict)| match verdict {
-            Verdict::Managed(managed) if !managed.mounted && enforce => {
-                Some(format!("{} ({disk})", managed.claim.name))
+            Verdict::Managed(managed) => {
+                let name = &managed.claim.name;
+                wrong(disk, name, managed.mounted, &managed.ailment)
             }
-            Verdict::Managed(_)
-            | Verdict::Provision(_)
-            | Verdict::Resume(_)
-            | Verdict::Refused(_) => None,
-        })
-        .collect();
+            Verdict::Adopt(adopt) => wrong(disk, &adopt.name, adopt.mounted, &adopt.ailment),
+            Verdict::Provision(_) | Verdict::Resume(_) | Verdict::Refused(_) => None,
+        });
+    let dead = round.dead_mounts.iter().map(|dead| {
+        let why = dead.error.as_deref().unwrap_or("its device is gone");
+        format!("{}: {why}", dead.path.display())
+    });
+    let wrong: Vec<String> = ours.chain(dead).collect();
     checks.push(Check::none_of(
         "mounts",
-        &unmounted,
+        &wrong,
         "every disk of ours is mounted",
     ));
     let broken: Vec<String> = round
@@ -168,6 +181,7 @@ fn checks(shared: &Shared) -> Vec<Check> {
             }
             Verdict::Refused(_)
             | Verdict::Managed(_)
+            | Verdict::Adopt(_)
             | Verdict::Provision(_)
             | Verdict::Resume(_) => None,
         })
@@ -176,9 +190,13 @@ fn checks(shared: &Shared) -> Vec<Check> {
     let failing: Vec<String> = round
         .operations
         .iter()
-        .filter_map(|(disk, operation)| Some(format!("{disk}: {}", operation.error.as_ref()?)))
+        .filter_map(|(disk, operation)| Some(format!("{disk}: {}", trouble(operation)?)))
         .collect();
     checks.push(Check::none_of("operations", &failing, "none failing"));
+    checks.push(match &round.mount_units {
+        Some(problems) => Check::none_of("mount-units", problems, "each mounted disk has one"),
+        None => Check::none_of("mount-units", &[], "off"),
+    });
     // Disks are mounted and served with or without it, so it is told, not asked.
     checks.push(Check {
         name: "longhorn",
@@ -186,4 +204,17 @@ fn checks(shared: &Shared) -> Vec<Check> {
         detail: round.longhorn.to_string(),
     });
     checks
+}
+
+/// What is wrong with work on a disk, if anything.
+fn trouble(operation: &Operation) -> Option<String> {
+    let overdue = operation.overdue.map(|overdue| match overdue {
+        Overdue::Aside => "takes long",
+        Overdue::InTheWay => "takes long, and others wait for it",
+    });
+    match (overdue, &operation.error) {
+        (Some(overdue), Some(error)) => Some(format!("{overdue}; before: {error}")),
+        (Some(overdue), None) => Some(overdue.to_owned()),
+        (None, error) => error.clone(),
+    }
 }

@@ -128,7 +128,7 @@ const USES: &[Use] = &[
         &[(
             "durable.rs",
             1,
-            "a file of the agent's own state, not yet at its place",
+            "a file of the agent's own state, or a mount unit, not yet at its place",
         )],
     ),
     ("mmap", &[]),
@@ -147,12 +147,12 @@ const USES: &[Use] = &[
             (
                 "durable.rs",
                 1,
-                "a file of the agent's own state, not yet at its place",
+                "a file of the agent's own state, or a mount unit, not yet at its place",
             ),
             (
                 "provision/exclusive.rs",
-                1,
-                "the disk, held by O_EXCL, inside ExclusiveDisk",
+                2,
+                "the disk, held by O_EXCL, inside ExclusiveDisk; or a mounted disk of ours, for the table on both sides of its partition",
             ),
         ],
     ),
@@ -167,7 +167,7 @@ const USES: &[Use] = &[
             (
                 "durable.rs",
                 1,
-                "a file of the agent's own state, not yet at its place",
+                "a file of the agent's own state, or a mount unit, not yet at its place",
             ),
         ],
     ),
@@ -176,7 +176,7 @@ const USES: &[Use] = &[
         &[(
             "durable.rs",
             1,
-            "a file of the agent's own state, not yet at its place",
+            "a file of the agent's own state, or a mount unit, not yet at its place",
         )],
     ),
     (".append(true)", &[]),
@@ -192,7 +192,11 @@ const USES: &[Use] = &[
     // Names.
     (
         "remove_file",
-        &[("durable.rs", 1, "a file of the agent's own state")],
+        &[(
+            "durable.rs",
+            1,
+            "a file of the agent's own state, or a mount unit with its mark",
+        )],
     ),
     (
         "remove_dir",
@@ -204,11 +208,19 @@ const USES: &[Use] = &[
     ),
     ("unlink", &[]),
     (
+        "symlink(",
+        &[(
+            "durable.rs",
+            1,
+            "what enables a mount unit, where nothing is yet",
+        )],
+    ),
+    (
         "fs::rename",
         &[(
             "durable.rs",
             1,
-            "a file of the agent's own state, once it is complete",
+            "a file of the agent's own state, or a mount unit, once it is complete",
         )],
     ),
     (
@@ -224,11 +236,18 @@ const USES: &[Use] = &[
         &[(
             "provision/mount.rs",
             1,
-            "the mount that was made a moment ago",
+            "a mount that the agent made: a moment ago, or of a device that is gone",
         )],
     ),
     // The kernel.
-    ("syscall(", &[("sys.rs", 1, "pidfd_open, to wait for mkfs")]),
+    (
+        "syscall(",
+        &[(
+            "sys.rs",
+            4,
+            "pidfd_open, to wait for mkfs; fsopen, fsconfig and fsmount, read-only",
+        )],
+    ),
 ];
 
 /// Every request that is made of a device or a file, as sys.rs declares it.
@@ -238,7 +257,15 @@ const IOCTLS: &[&str] = &[
     "ioctl_read_bad!(blksszget, libc::BLKSSZGET, libc::c_int)",
     "ioctl_read!(fs_ioc_getflags, b'f', 1, libc::c_long)",
     "ioctl_write_ptr!(fs_ioc_setflags, b'f', 2, libc::c_long)",
+    // Adds a partition, and gives one another length.
     "ioctl_write_ptr_bad!(blkpg, 0x1269, BlkpgArg)",
+    // Of a mounted filesystem of ours: it takes blocks that its partition has.
+    "ioctl_write_ptr!(ext4_resize_fs, b'f', 16, u64)",
+    "ioctl_read!(xfs_fsgeometry, b'X', 100, XfsGeometry)",
+    "ioctl_write_ptr!(xfs_growfs_data, b'X', 110, XfsGrowth)",
+    // A device on top of another, through which nobody can write.
+    "ioctl_none_bad!(loop_ctl_get_free, 0x4c82)",
+    "ioctl_write_ptr_bad!(loop_configure, 0x4c0a, LoopConfig)",
 ];
 
 fn project() -> PathBuf {

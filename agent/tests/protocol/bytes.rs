@@ -305,6 +305,9 @@ pub fn examine(
         let question = Question {
             begun,
             partition: None,
+            mounted: None,
+            window: None,
+            nodes: Path::new("/dev"),
             depth: if asked.blankness {
                 Depth::Blankness
             } else {

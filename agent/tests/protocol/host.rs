@@ -178,6 +178,8 @@ impl Oracle {
         Policy {
             min_size: Bytes(1 << 20),
             filesystem: self.setup.filesystem,
+            // No disk of this world is enlarged.
+            grow: false,
             approvals: self.token.iter().map(|(token, ..)| *token).collect(),
             ..Policy::default()
         }
@@ -317,7 +319,12 @@ impl Oracle {
                     .filter(|_| situation.used_approval)
                     .collect(),
                 frozen: None,
+                // As if the ledger were lost each time: the disks themselves and
+                // the directories say what is whose.
+                disks: BTreeMap::new(),
+                boot: String::new(),
             }),
+            ailments: BTreeMap::new(),
             witness: Fact::Known(BTreeMap::new()),
         };
         let mut devices = vec![partition(&system, 1), system];
@@ -349,7 +356,7 @@ impl Oracle {
         inventory.mountpoints = Fact::Known(directories);
         let shortlist = decide::shortlist(&inventory, &policy);
         for (slot, disk, image, _) in &situation.disks {
-            let (Some(depth), Some(image)) = (shortlist.get(SLOTS[*slot]), image) else {
+            let (Some(wanted), Some(image)) = (shortlist.get(SLOTS[*slot]), image) else {
                 continue;
             };
             let device = &inventory.devices[SLOTS[*slot]];
@@ -357,7 +364,7 @@ impl Oracle {
             let approval = !decide::open_approvals(&inventory, &policy, device).is_empty();
             let (journal, ours) = self.begun(&situation.journal, *disk);
             assert_eq!(begun, ours, "the model asks what the agent asks");
-            let asked = self.asked(&journal, *depth == Depth::Blankness, approval, *disk);
+            let asked = self.asked(&journal, wanted.depth == Depth::Blankness, approval, *disk);
             let medium = self.medium(image, &asked, &begun);
             let read = Arc::new(Fact::Known((*medium).clone()));
             inventory.media.insert(SLOTS[*slot].to_owned(), read);
@@ -397,7 +404,10 @@ fn in_words(verdict: &Verdict) -> Decided {
         (Some(Job::Mount(managed)), _) => Decided::Do(Plan::Mount(bytes::claim_of(&managed.claim))),
         (None, Verdict::Managed(managed)) => Decided::Mounted(bytes::claim_of(&managed.claim)),
         (None, Verdict::Refused(refusal)) => Decided::Refused(refusal.reason),
-        (None, Verdict::Provision(_) | Verdict::Resume(_)) => panic!("{verdict:?} asks for a job"),
+        (Some(Job::Adopt(_) | Job::Grow(_)), _)
+        | (None, Verdict::Provision(_) | Verdict::Resume(_) | Verdict::Adopt(_)) => {
+            panic!("{verdict:?} in a world of one size and one node")
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use uuid::{Uuid, uuid};
 
 use crate::{
-    claim::{Claim, ClaimId, Geometry, Stage, Table, TableImage},
+    claim::{Claim, ClaimId, Geometry, Resized, Stage, Table, TableImage},
     decide::{Policy, Provision, Reason, Refusal, Rule, Verdict, decide},
     fact::Fact,
     journal::Entry,
@@ -20,7 +20,7 @@ use crate::{
         sample::Seed,
         scan::Scan,
         signature::{Found, Signature},
-        superblock::Progress,
+        superblock::{Extent, Progress},
         tables::{Mount, Swap},
     },
     units::{DevNo, DiskName, Filesystem},
@@ -55,7 +55,10 @@ impl Bench {
                 formats_last_hour: 0,
                 used_approvals: BTreeSet::new(),
                 frozen: None,
+                disks: BTreeMap::new(),
+                boot: "this boot".to_owned(),
             }),
+            ailments: BTreeMap::new(),
             witness: Fact::Known(BTreeMap::new()),
         };
         let policy = Policy::default();
@@ -128,15 +131,31 @@ impl Bench {
                 claim: Claim { id, stage },
                 whole: true,
                 only_ours: true,
+                resized: None,
             }),
             partition: Some(inside_of(Fact::Known(inside))),
             content: None,
+            lodger: None,
         };
         self.inventory
             .media
             .insert(disk.to_owned(), Arc::new(Fact::Known(medium)));
         let DevNo { major, minor } = *self.dev(disk).devno.known().expect("a device number");
         self.add(partition(disk, 1, devno(major, minor + 1)));
+    }
+
+    /// Makes the table of a claimed disk one for another size.
+    pub(super) fn resized(&mut self, disk: &str, only: bool, to: Resized) {
+        let Fact::Known(Table::Ours {
+            whole,
+            only_ours,
+            resized,
+            ..
+        }) = &mut self.medium(disk).table
+        else {
+            panic!("{disk} has no claim");
+        };
+        (*whole, *only_ours, *resized) = (false, only, Some(to));
     }
 
     /// `sdb` as a disk that was provisioned, and not mounted yet.
@@ -160,7 +179,10 @@ impl Bench {
     pub(super) fn refusal(&self, name: &str) -> Refusal {
         match self.verdict(name) {
             Verdict::Refused(refusal) => refusal,
-            taken @ (Verdict::Managed(_) | Verdict::Provision(_) | Verdict::Resume(_)) => {
+            taken @ (Verdict::Managed(_)
+            | Verdict::Adopt(_)
+            | Verdict::Provision(_)
+            | Verdict::Resume(_)) => {
                 panic!("{name} is not refused: {taken:?}")
             }
         }
@@ -173,7 +195,10 @@ impl Bench {
     pub(super) fn provision(&self, name: &str) -> Provision {
         match self.verdict(name) {
             Verdict::Provision(provision) => provision,
-            other @ (Verdict::Managed(_) | Verdict::Resume(_) | Verdict::Refused(_)) => {
+            other @ (Verdict::Managed(_)
+            | Verdict::Adopt(_)
+            | Verdict::Resume(_)
+            | Verdict::Refused(_)) => {
                 panic!("{name} is not provisioned: {other:?}")
             }
         }
@@ -302,6 +327,7 @@ pub(super) fn blank() -> Arc<Fact<Medium>> {
             approvals: Vec::new(),
             busy: Fact::Known(false),
         }),
+        lodger: None,
     }))
 }
 
@@ -366,6 +392,17 @@ pub(super) fn inside_of(signature: Fact<Signature>) -> Inside {
         residue: Some(Fact::Known(None)),
         around: Some(Fact::Known(None)),
         beside: Some(Fact::Known(Signature::Nothing)),
+        beyond: None,
+        extent: None,
         journalled: false,
+    }
+}
+
+/// How much of its partition a filesystem uses, in groups of 128 MiB.
+pub(super) fn extent(bytes: u64) -> Extent {
+    Extent {
+        bytes,
+        block: 4096,
+        slack: 128 << 20,
     }
 }

@@ -10,12 +10,13 @@ use uuid::Uuid;
 
 use super::bench::*;
 use crate::{
-    claim::{Claim, ClaimId, Stage, Table},
+    claim::{Claim, ClaimId, Resized, Stage, Table},
     decide::{Reason, Verdict, shortlist},
     fact::Fact,
     observe::{
         Device, Medium, Mountpoint, Transport, UdevRecord,
-        medium::{Content, Depth, Inside},
+        longhorn_disk::LonghornDisk,
+        medium::{Content, Depth, Inside, Lodger},
         scan::Scan,
         signature::Signature,
         superblock::Progress,
@@ -174,33 +175,71 @@ fn any_claim(at: usize) -> BoxedStrategy<Medium> {
         1 => Just(Some(lost())),
         1 => Just(None),
     ];
-    let inside = (signature, progress, place(), place(), any::<bool>()).prop_map(
-        |(signature, progress, residue, around, journalled)| Inside {
-            signature,
-            progress,
-            residue,
-            around,
-            beside: Some(Fact::Known(Signature::Nothing)),
-            journalled,
-        },
-    );
+    let extent = prop_oneof![
+        3 => Just(None),
+        1 => Just(Some(Fact::Known(extent(SIZE - (2 << 20))))),
+        1 => Just(Some(Fact::Known(extent(SIZE / 2)))),
+        1 => Just(Some(lost())),
+    ];
+    let inside = (
+        (signature, progress, place(), place()),
+        (place(), extent),
+        any::<bool>(),
+    )
+        .prop_map(
+            |((signature, progress, residue, around), (beyond, extent), journalled)| Inside {
+                signature,
+                progress,
+                residue,
+                around,
+                beside: Some(Fact::Known(Signature::Nothing)),
+                beyond,
+                extent,
+                journalled,
+            },
+        );
+    let resized = prop_oneof![
+        8 => Just(None),
+        1 => Just(Some(Resized::Grown { partition_end: SIZE / 2, moved: false })),
+        1 => Just(Some(Resized::Shrunk { from: SIZE * 2 })),
+    ];
     (
         id,
         stage,
-        any::<bool>(),
-        any::<bool>(),
+        (any::<bool>(), any::<bool>(), resized),
         proptest::option::weighted(0.95, inside),
     )
-        .prop_map(|(id, stage, whole, only_ours, partition)| Medium {
-            table: Fact::Known(Table::Ours {
-                claim: Claim { id, stage },
-                whole,
-                only_ours,
-            }),
-            partition,
-            content: None,
-        })
+        .prop_map(
+            |(id, stage, (whole, only_ours, resized), partition)| Medium {
+                table: Fact::Known(Table::Ours {
+                    claim: Claim { id, stage },
+                    whole,
+                    only_ours,
+                    resized,
+                }),
+                partition,
+                content: None,
+                lodger: None,
+            },
+        )
         .boxed()
+}
+
+/// What a partition may hold that is not ours.
+fn any_lodger(at: usize) -> impl Strategy<Value = Lodger> {
+    let guid = Uuid::from_u128(0x1000 + at as u128);
+    let named = LonghornDisk::Named {
+        uuid: format!("uuid-{at}"),
+        name: Some(format!("old{at}")),
+    };
+    let signature = mostly(ext4(guid), vec![Signature::Nothing, found("dos", None)]);
+    let longhorn = mostly(named, vec![LonghornDisk::None, LonghornDisk::Nameless]);
+    (signature, proptest::option::weighted(0.9, longhorn)).prop_map(|(signature, longhorn)| {
+        Lodger {
+            signature,
+            longhorn,
+        }
+    })
 }
 
 /// What a scan may find.
@@ -239,11 +278,13 @@ fn any_medium(at: usize) -> BoxedStrategy<Option<Fact<Medium>>> {
     let unclaimed = (
         mostly(Table::Absent, vec![Table::Foreign]),
         proptest::option::weighted(0.97, content),
+        proptest::option::weighted(0.2, any_lodger(at)),
     )
-        .prop_map(|(table, content)| Medium {
+        .prop_map(|(table, content, lodger)| Medium {
             table,
             partition: None,
             content,
+            lodger,
         });
     prop_oneof![
         40 => unclaimed.prop_map(|medium| Some(Fact::Known(medium))),
@@ -626,7 +667,9 @@ fn outcome(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Provision(provision) => format!("provision {}", provision.filesystem),
         Verdict::Refused(refusal) => refusal.reason.code().to_owned(),
-        other @ (Verdict::Managed(_) | Verdict::Resume(_)) => format!("{other:?}"),
+        other @ (Verdict::Managed(_) | Verdict::Adopt(_) | Verdict::Resume(_)) => {
+            format!("{other:?}")
+        }
     }
 }
 
@@ -655,11 +698,12 @@ fn each_fact_lost_and_each_piece_of_evidence_refuses_the_usual_disk() {
 fn generated_hosts_have_disks_of_every_verdict() {
     let mut runner = TestRunner::deterministic();
     let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
-    for _ in 0..200 {
+    for _ in 0..400 {
         let bench = any_bench().new_tree(&mut runner).expect("a host").current();
         for verdict in bench.verdicts().values() {
             let kind = match verdict {
                 Verdict::Managed(_) => "managed",
+                Verdict::Adopt(_) => "adopt",
                 Verdict::Provision(_) => "provision",
                 Verdict::Resume(_) => "resume",
                 Verdict::Refused(refusal) => refusal.reason.code(),
@@ -670,6 +714,7 @@ fn generated_hosts_have_disks_of_every_verdict() {
     for (kind, least) in [
         ("provision", 100),
         ("managed", 5),
+        ("adopt", 5),
         ("resume", 5),
         ("unreadable", 50),
         ("duplicate-identity", 3),
@@ -790,6 +835,7 @@ proptest! {
             .values()
             .filter_map(|verdict| match verdict {
                 Verdict::Provision(provision) => Some(&provision.name),
+                Verdict::Adopt(adopt) => Some(&adopt.name),
                 Verdict::Managed(_) | Verdict::Resume(_) | Verdict::Refused(_) => None,
             })
             .collect();
@@ -810,7 +856,7 @@ proptest! {
     fn what_is_provisioned_was_chosen_to_be_read_whole(bench in any_bench()) {
         let chosen = shortlist(&bench.inventory, &bench.policy);
         for name in provisioned(&bench) {
-            prop_assert_eq!(chosen.get(&name), Some(&Depth::Blankness), "{}", name);
+            prop_assert_eq!(chosen[&name].depth, Depth::Blankness, "{}", name);
         }
     }
 }

@@ -1,0 +1,381 @@
+//! Disks of Longhorn's and of other nodes, and whose name is whose.
+
+use std::{path::PathBuf, sync::Arc};
+
+use uuid::{Uuid, uuid};
+
+use super::{Change, bench::*};
+use crate::{
+    claim::{ClaimId, Stage, Table},
+    decide::{Adopt, Adoption, Managed, Reason, Source, Verdict, dead_mounts, shortlist},
+    fact::Fact,
+    ledger::{Kept, Mounting},
+    observe::{
+        Medium, Mountpoint, Transport,
+        longhorn_disk::LonghornDisk,
+        medium::{Lodger, Window},
+        signature::Signature,
+    },
+    units::{DevNo, Filesystem},
+};
+
+const OTHER: Uuid = uuid!("0f0f0f0f-0b0e-4f0c-9d9b-5e1f0a7c2b11");
+
+pub(super) fn named(name: &str) -> LonghornDisk {
+    LonghornDisk::Named {
+        uuid: "1fa0e2c8-7f1c-4f9d-bb3c-e2d0b4b8a1f3".to_owned(),
+        name: Some(name.to_owned()),
+    }
+}
+
+/// Makes a disk one with an ext4 in its only partition, whoever made that.
+pub(super) fn lodge(bench: &mut Bench, disk: &str, longhorn: LonghornDisk) {
+    lodge_as(bench, disk, GUID, Some(Fact::Known(longhorn)));
+}
+
+fn lodge_as(bench: &mut Bench, disk: &str, uuid: Uuid, longhorn: Option<Fact<LonghornDisk>>) {
+    let medium = Medium {
+        table: Fact::Known(Table::Foreign),
+        partition: None,
+        content: None,
+        lodger: Some(Lodger {
+            signature: Fact::Known(ext4(uuid)),
+            longhorn,
+        }),
+    };
+    let medium = Arc::new(Fact::Known(medium));
+    bench.inventory.media.insert(disk.to_owned(), medium);
+    let DevNo { major, minor } = *bench.dev(disk).devno.known().expect("a device number");
+    bench.add(partition(disk, 1, devno(major, minor + 1)));
+}
+
+/// A disk of Longhorn's, known by nothing but what is on it.
+fn longhorns() -> Bench {
+    Bench::with(|b| lodge(b, "sdb", named("sdh1")))
+}
+
+fn keep(bench: &mut Bench, uuid: Uuid, called: &str, mounted: Option<DevNo>) {
+    let kept = Kept {
+        name: name(called),
+        mounted: mounted.map(|devno| Mounting {
+            devno,
+            boot: "this boot".to_owned(),
+        }),
+    };
+    bench.standing().disks.insert(uuid, kept);
+}
+
+fn adopt(bench: &Bench, disk: &str) -> Adopt {
+    match bench.verdict(disk) {
+        Verdict::Adopt(adopt) => adopt,
+        other @ (Verdict::Managed(_)
+        | Verdict::Provision(_)
+        | Verdict::Resume(_)
+        | Verdict::Refused(_)) => panic!("{disk} is not adopted: {other:?}"),
+    }
+}
+
+fn managed(bench: &Bench, disk: &str) -> Managed {
+    match bench.verdict(disk) {
+        Verdict::Managed(managed) => managed,
+        other @ (Verdict::Adopt(_)
+        | Verdict::Provision(_)
+        | Verdict::Resume(_)
+        | Verdict::Refused(_)) => panic!("{disk} is not managed: {other:?}"),
+    }
+}
+
+fn of_node(node: &str) -> ClaimId {
+    claim_id().made_on(node)
+}
+
+/// A committed disk from a node.
+fn moved(node: &str) -> Bench {
+    Bench::with(|b| b.claim("sdb", of_node(node), Stage::Committed, ext4(GUID)))
+}
+
+// ---------------------------------------------------------------------------
+// Longhorn's.
+
+#[test]
+fn a_disk_of_longhorns_is_adopted_under_the_name_that_longhorn_gave_it() {
+    let expected = Adopt {
+        uuid: GUID,
+        name: name("sdh1"),
+        filesystem: Filesystem::Ext4,
+        from: Source::Longhorn,
+        mounted: false,
+        ailment: None,
+    };
+    assert_eq!(adopt(&longhorns(), "sdb"), expected);
+}
+
+#[test]
+fn a_disk_of_longhorns_that_somebody_mounted_in_its_place_keeps_that_name() {
+    let mut bench = longhorns();
+    bench
+        .mounts()
+        .push(mount(devno(8, 17), "/mnt/longhorn/sdx1"));
+    let adopted = adopt(&bench, "sdb");
+    assert_eq!((adopted.name, adopted.mounted), (name("sdx1"), true));
+    let window = shortlist(&bench.inventory, &bench.policy)["sdb"]
+        .window
+        .clone();
+    assert_eq!(
+        window,
+        Some(Window::Mounted(PathBuf::from("/mnt/longhorn/sdx1")))
+    );
+}
+
+#[test]
+fn a_disk_of_longhorns_in_use_elsewhere_is_left_alone_and_not_looked_into() {
+    let window = |change: fn(&mut Bench)| {
+        let mut bench = longhorns();
+        change(&mut bench);
+        (
+            bench.reason("sdb"),
+            shortlist(&bench.inventory, &bench.policy)["sdb"]
+                .window
+                .clone(),
+        )
+    };
+    let mounted = window(|b| b.mounts().push(mount(devno(8, 17), "/srv")));
+    assert_eq!(mounted, (Reason::MountedElsewhere, None));
+    let stacked = window(|b| b.dev("sdb1").holders = Fact::Known(vec!["dm-0".to_owned()]));
+    assert_eq!(stacked, (Reason::Stacked, None));
+    let network = window(|b| b.dev("sdb").transport = Fact::Known(Transport::Iscsi));
+    assert_eq!(network, (Reason::NetworkTransport, None));
+    let system = window(|b| b.mounts().push(mount(devno(8, 17), "/var")));
+    assert_eq!(system, (Reason::SystemDisk, None));
+}
+
+#[test]
+fn a_name_that_is_taken_here_is_numbered_and_two_newcomers_get_two_names() {
+    let mut bench = longhorns();
+    bench.inventory.mountpoints = Fact::Known([(name("sdh1"), Mountpoint::Reserved)].into());
+    assert_eq!(adopt(&bench, "sdb").name, name("sdh1-2"));
+    let mut bench = longhorns();
+    bench.add_blank("sdc", 32);
+    lodge_as(&mut bench, "sdc", OTHER, Some(Fact::Known(named("sdh1"))));
+    assert_eq!(adopt(&bench, "sdb").name, name("sdh1"));
+    assert_eq!(adopt(&bench, "sdc").name, name("sdh1-2"));
+}
+
+#[test]
+fn a_name_that_no_directory_may_have_gives_way_to_the_kernels() {
+    let bench = Bench::with(|b| lodge(b, "sdb", named("../../etc")));
+    assert_eq!(adopt(&bench, "sdb").name, name("sdb1"));
+}
+
+#[test]
+fn a_disk_that_was_adopted_keeps_its_name_and_stays_whatever_the_policy_says() {
+    let mut bench = Bench::with(|b| lodge_as(b, "sdb", GUID, None));
+    assert_eq!(bench.reason("sdb"), Reason::Partitioned);
+    keep(&mut bench, GUID, "oldname", None);
+    bench.policy.adopt = Adoption::None;
+    bench.policy.deny = rules(&["name=sd*"]);
+    assert_eq!(adopt(&bench, "sdb").name, name("oldname"));
+    let window = &shortlist(&bench.inventory, &bench.policy)["sdb"].window;
+    assert!(window.is_some());
+}
+
+#[test]
+fn rules_and_hazards_keep_newcomers_away() {
+    let reason = |change: fn(&mut Bench)| {
+        let mut bench = longhorns();
+        change(&mut bench);
+        bench.reason("sdb")
+    };
+    let denied = reason(|b| b.policy.deny = rules(&["name=sd*"]));
+    assert_eq!(denied, Reason::Denied);
+    let not_allowed = reason(|b| b.policy.allow = rules(&["name=vd*"]));
+    assert_eq!(not_allowed, Reason::NotAllowed);
+    let removable = reason(|b| b.dev("sdb").removable = Fact::Known(true));
+    assert_eq!(removable, Reason::Removable);
+    let protected = reason(|b| b.dev("sdb").read_only = Fact::Known(true));
+    assert_eq!(protected, Reason::ReadOnly);
+}
+
+#[test]
+fn two_disks_with_one_filesystem_are_both_left_alone() {
+    let mut bench = longhorns();
+    bench.add_blank("sdc", 32);
+    lodge(&mut bench, "sdc", named("sdh1"));
+    for disk in ["sdb", "sdc"] {
+        assert_eq!(bench.reason(disk), Reason::DuplicateIdentity, "{disk}");
+    }
+}
+
+#[test]
+fn a_filesystem_that_longhorn_knows_nothing_of_is_left_alone() {
+    let reason = |longhorn| Bench::with(|b| lodge_as(b, "sdb", GUID, longhorn)).reason("sdb");
+    assert_eq!(reason(None), Reason::Partitioned);
+    assert_eq!(reason(Some(lost())), Reason::Partitioned);
+    assert_eq!(
+        reason(Some(Fact::Known(LonghornDisk::None))),
+        Reason::Partitioned
+    );
+    assert_eq!(
+        reason(Some(Fact::Known(LonghornDisk::Nameless))),
+        Reason::NamelessLonghornDisk
+    );
+}
+
+#[test]
+fn a_disk_with_two_partitions_is_nobodys_to_adopt() {
+    let mut bench = longhorns();
+    bench.add(partition("sdb", 2, devno(8, 18)));
+    let window = shortlist(&bench.inventory, &bench.policy)
+        .get("sdb")
+        .and_then(|wanted| wanted.window.clone());
+    assert_eq!(window, None);
+}
+
+#[test]
+fn an_adopted_disk_counts_as_one_of_the_nodes_disks() {
+    let mut bench = longhorns();
+    bench.add_blank("sdc", 32);
+    bench.policy.max_disks = Some(1);
+    assert_eq!(bench.reason("sdc"), Reason::DiskLimit);
+    bench.policy.max_disks = Some(2);
+    assert!(bench.is_provisioned("sdc"));
+}
+
+// ---------------------------------------------------------------------------
+// Claims of other nodes.
+
+#[test]
+fn a_disk_of_another_node_is_adopted_where_the_policy_says_so() {
+    let mut bench = moved("another");
+    let adopted = adopt(&bench, "sdb");
+    assert_eq!(adopted.from, Source::Claim(of_node_like(&bench)));
+    assert_eq!(adopted.name, name("sdb1"));
+    bench.policy.adopt = Adoption::None;
+    assert_eq!(bench.reason("sdb"), Reason::AnotherNode);
+    // Once it was mounted here it stays.
+    keep(&mut bench, GUID, "sdb1", None);
+    assert_eq!(managed(&bench, "sdb").claim.name, name("sdb1"));
+}
+
+fn of_node_like(bench: &Bench) -> ClaimId {
+    let medium = bench.inventory.media["sdb"].known().expect("readable");
+    match medium.table.known().expect("readable") {
+        Table::Ours { claim, .. } => claim.id.clone(),
+        other @ (Table::Absent | Table::Foreign) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_disk_of_this_node_is_managed_also_without_a_ledger_or_a_journal() {
+    let mut bench = moved("unknown");
+    assert_eq!(managed(&bench, "sdb").claim.name, name("sdb1"));
+    bench.policy.adopt = Adoption::None;
+    assert_eq!(managed(&bench, "sdb").claim.name, name("sdb1"));
+    bench.inventory.standing = lost();
+    bench.inventory.journal = lost();
+    assert_eq!(managed(&bench, "sdb").claim.name, name("sdb1"));
+}
+
+#[test]
+fn a_node_that_was_renamed_keeps_its_disks() {
+    let mut bench = moved("former");
+    bench.policy.adopt = Adoption::None;
+    keep(&mut bench, GUID, "sdb1", None);
+    assert_eq!(managed(&bench, "sdb").claim.name, name("sdb1"));
+    // Also what it has begun and not finished.
+    let id = of_node("former");
+    let mut bench = Bench::with(|b| b.claim("sdb", id.clone(), Stage::Pending, Signature::Nothing));
+    assert_eq!(bench.reason("sdb"), Reason::AnotherNode);
+    bench.inventory.journal = Fact::Known(vec![entry(id, Filesystem::Ext4)]);
+    assert!(matches!(bench.verdict("sdb"), Verdict::Resume(_)));
+}
+
+#[test]
+fn a_disk_that_comes_with_the_name_of_another_gets_one_that_is_free() {
+    // sdb1 of another node beside sdb1 of this one.
+    let mut bench = moved("another");
+    bench.add_blank("sdc", 32);
+    let own = ClaimId {
+        partition_guid: OTHER,
+        ..ClaimId::fresh(name("sdb1"))
+    };
+    bench.claim("sdc", own.clone(), Stage::Committed, ext4(OTHER));
+    assert_eq!(managed(&bench, "sdc").claim, own);
+    assert_eq!(adopt(&bench, "sdb").name, name("sdb1-2"));
+    // The same when this node's own is away.
+    let mut bench = moved("another");
+    keep(&mut bench, OTHER, "sdb1", None);
+    assert_eq!(adopt(&bench, "sdb").name, name("sdb1-2"));
+    // And when one of this node's own comes back after its name was given away.
+    let mut bench = moved("unknown");
+    keep(&mut bench, OTHER, "sdb1", None);
+    assert_eq!(adopt(&bench, "sdb").name, name("sdb1-2"));
+    keep(&mut bench, GUID, "sdb1-2", None);
+    assert_eq!(adopt(&bench, "sdb").name, name("sdb1-2"));
+}
+
+#[test]
+fn a_clone_of_a_disk_makes_both_doubtful_wherever_they_were_made() {
+    for node in ["unknown", "another"] {
+        let mut bench = moved(node);
+        bench.add_blank("sdc", 32);
+        let id = of_node_like(&bench);
+        bench.claim("sdc", id, Stage::Committed, ext4(GUID));
+        for disk in ["sdb", "sdc"] {
+            assert_eq!(bench.reason(disk), Reason::DuplicateIdentity, "{disk}");
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------
+// Mounts of disks that are gone, and of disks that cannot be written to.
+
+#[test]
+fn only_what_the_agent_mounted_of_a_device_that_is_gone_is_dead() {
+    let dead = |change: fn(&mut Bench)| {
+        let mut bench = Bench::managed();
+        keep(&mut bench, GUID, "sdb1", Some(devno(8, 33)));
+        bench
+            .mounts()
+            .push(mount(devno(8, 33), "/mnt/longhorn/sdb1"));
+        change(&mut bench);
+        (
+            dead_mounts(&bench.inventory, &bench.policy).contains_key(&name("sdb1")),
+            bench,
+        )
+    };
+    let (is_dead, bench) = dead(|_| {});
+    assert!(is_dead);
+    // The disk is back under another name: it waits to be mounted.
+    assert!(!managed(&bench, "sdb").mounted);
+    let spared: [(&str, Change); 5] = [
+        ("the device is there", |b| b.add(disk("sdc", 33))),
+        ("a number is unreadable", |b| b.dev("sda").devno = lost()),
+        ("another boot", |b| {
+            b.standing().boot = "the next boot".to_owned()
+        }),
+        ("not by the agent", |b| keep(b, GUID, "sdb1", None)),
+        ("another device", |b| {
+            keep(b, GUID, "sdb1", Some(devno(8, 49)))
+        }),
+    ];
+    for (why, change) in spared {
+        assert!(!dead(change).0, "{why}");
+    }
+    assert_eq!(
+        dead(|b| keep(b, GUID, "sdb1", None)).1.reason("sdb"),
+        Reason::MountPathTaken
+    );
+}
+
+#[test]
+fn what_is_wrong_with_the_filesystem_of_a_mounted_disk_is_told_with_it() {
+    let mut bench = Bench::managed();
+    let place = "/mnt/longhorn/sdb1";
+    let stopped = "the kernel has stopped writing to it (ro)".to_owned();
+    let ailments = &mut bench.inventory.ailments;
+    ailments.insert(place.to_owned(), stopped.clone());
+    assert_eq!(managed(&bench, "sdb").ailment, None);
+    bench.mounts().push(mount(devno(8, 17), place));
+    assert_eq!(managed(&bench, "sdb").ailment, Some(stopped));
+}
