@@ -120,3 +120,15 @@ pub fn sync_parents(path: &Path) -> io::Result<()> {
 fn directory_of(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("/"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_made_durable_only_where_its_directory_is() {
+        let root = tempfile::tempdir().expect("a directory");
+        assert!(sync_parents(&root.path().join("name")).is_ok());
+        assert!(sync_parents(&root.path().join("absent/name")).is_err());
+    }
+}

@@ -455,6 +455,47 @@ mod tests {
         }
     }
 
+    /// A table is moved to the end of a disk that grew as any table is written:
+    /// backup copy first, the primary one last, each durable before the next.
+    #[test]
+    fn a_table_that_is_torn_while_it_moves_to_the_new_end_stays_committed() {
+        let id = id("sdb1");
+        let old = image(&id, Stage::Committed, 512);
+        let size = 16 << 30;
+        let grown = Geometry { size, sector: 512 };
+        let new = TableImage::build(grown, &id, Stage::Committed).expect("a table");
+        let tails = [vec![0; new.ends().tail().len()], new.ends().tail().to_vec()];
+        let heads = [old.head(), new.ends().head()];
+        let found = |head: Vec<u8>, tail: Vec<u8>| {
+            let ends = Ends::new(grown, head, tail).expect("ends");
+            match inspect(&ends, &[]) {
+                Table::Ours { claim, .. } => Some(claim),
+                Table::Absent | Table::Foreign => None,
+            }
+        };
+        let mix = |of: [&[u8]; 2], second: [bool; 3], places: [usize; 3]| {
+            let mut bytes = of[0].to_vec();
+            for (second, at) in second.into_iter().zip(places) {
+                let sector = at * 512..(at + 1) * 512;
+                bytes[sector.clone()].copy_from_slice(&of[usize::from(second)][sector]);
+            }
+            bytes
+        };
+        let claim = Some(Claim {
+            id,
+            stage: Stage::Committed,
+        });
+        for parts in 0..8_u8 {
+            let second = [1, 2, 4].map(|bit| parts & bit != 0);
+            // Entry and header of the backup copy; the boot record, header and
+            // entry of the primary one.
+            let tail = mix([&tails[0], &tails[1]], second, [0, 1, 32]);
+            assert_eq!(found(heads[0].to_vec(), tail), claim, "backup {second:?}");
+            let head = mix(heads, second, [0, 1, 2]);
+            assert_eq!(found(head, tails[1].clone()), claim, "primary {second:?}");
+        }
+    }
+
     proptest! {
         /// Any sector of any of our writes may be missing: the claim is still
         /// recognised with the journal, never as committed before a whole

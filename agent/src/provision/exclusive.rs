@@ -267,8 +267,8 @@ impl LockedDisk {
     ///
     /// # Errors
     /// As [`LockedDisk::examine`].
-    pub(super) fn examine_claim(&self) -> Result<Medium, ProvisionError> {
-        self.examine(&[], Depth::Claim, None, &self.lock)
+    pub(super) fn examine_claim(&self, begun: &[Begun]) -> Result<Medium, ProvisionError> {
+        self.examine(begun, Depth::Claim, None, &self.lock)
     }
 
     /// Kernel names of the disk's partitions, as sysfs lists them now.

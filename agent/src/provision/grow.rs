@@ -67,7 +67,7 @@ impl GrowProof {
         managed: &Managed,
         mount_root: &Path,
     ) -> Result<Self, ProvisionError> {
-        let medium = disk.examine_claim()?;
+        let medium = disk.examine_claim(&[])?;
         let refused = |reason, detail: &str| {
             let refusal = Refusal::new(reason, detail);
             Err(ProvisionError::NotProven(refusal))

@@ -208,7 +208,11 @@ pub fn execute(
             let disk = LockedDisk::open(target, &around.host)?;
             progress(Phase::Proving);
             let another = |what: &str| Err(ProvisionError::TableNotRead(what.to_owned()));
-            let resized = match claimed(&disk.examine_claim()?)
+            // As the decision read it. What is committed is mounted also where the
+            // journal cannot be read.
+            let begun = begun_claims(disk.target(), around);
+            let begun = begun.as_ref().map_or(&[][..], Vec::as_slice);
+            let resized = match claimed(&disk.examine_claim(begun)?)
                 .map_err(ProvisionError::NotProven)?
             {
                 Claimed::Committed { id, .. } if id != managed.claim => {
@@ -253,7 +257,7 @@ pub fn execute(
             progress(Phase::Proving);
             let partition = match &adopt.from {
                 Source::Claim(id) => {
-                    let found = claimed(&disk.examine_claim()?);
+                    let found = claimed(&disk.examine_claim(&[])?);
                     let resized = match found.map_err(ProvisionError::NotProven)? {
                         Claimed::Committed {
                             id: found, resized, ..

@@ -65,6 +65,9 @@ struct Situation {
 /// What a proof depends on: the disk, which one it is, what for, the journal.
 type Proof = (Image, u8, Plan, Vec<Journalled>);
 
+/// Entries that are about a disk, and what they say was begun on it.
+type TheirOwn = (Vec<Journalled>, Vec<Begun>);
+
 /// Decides, and remembers.
 #[derive(Debug)]
 pub struct Oracle {
@@ -72,6 +75,8 @@ pub struct Oracle {
     token: Option<(Token, disk_discovery::claim::Ends, String)>,
     decisions: Mutex<HashMap<Situation, Arc<[Option<Decided>; 2]>>>,
     proofs: Mutex<HashMap<Proof, Arc<Medium>>>,
+    entries: Mutex<HashMap<Journalled, Entry>>,
+    begun: Mutex<HashMap<(Vec<Journalled>, u8), TheirOwn>>,
 }
 
 /// What a disk says of itself.
@@ -149,6 +154,8 @@ impl Oracle {
             token: None,
             decisions: Mutex::default(),
             proofs: Mutex::default(),
+            entries: Mutex::default(),
+            begun: Mutex::default(),
         };
         oracle.token = oracle.setup.approved.map(|image| oracle.approve(&image));
         oracle
@@ -191,6 +198,10 @@ impl Oracle {
     }
 
     fn entry(&self, journalled: &Journalled) -> Entry {
+        remembered(&self.entries, *journalled, || self.make_entry(journalled))
+    }
+
+    fn make_entry(&self, journalled: &Journalled) -> Entry {
         let geometry = bytes::geometry(self.setup.filesystem);
         let id = bytes::claim_id(journalled.claim);
         let table = |stage| TableImage::build(geometry, &id, stage).expect("a table");
@@ -213,7 +224,13 @@ impl Oracle {
     }
 
     /// Claims of the journal that were begun on a disk, by the agent's rules.
-    fn begun(&self, journal: &[Journalled], disk: u8) -> (Vec<Journalled>, Vec<Begun>) {
+    fn begun(&self, journal: &[Journalled], disk: u8) -> TheirOwn {
+        remembered(&self.begun, (journal.to_vec(), disk), || {
+            self.find_begun(journal, disk)
+        })
+    }
+
+    fn find_begun(&self, journal: &[Journalled], disk: u8) -> TheirOwn {
         let geometry = bytes::geometry(self.setup.filesystem);
         let device = device("sdb", 16, disk, self.setup.identified);
         let text = |fact: &Fact<Option<String>>| fact.known().expect("readable").clone();

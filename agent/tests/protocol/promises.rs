@@ -163,9 +163,10 @@ fn settles(protocol: &Protocol, world: &World) -> bool {
         let End { world: end, stuck } = run_on(protocol, &key);
         let (start, left) = (protocol.start.left, key.left);
         let written_to = left.foreign < start.foreign;
-        let undisturbed = !written_to
-            && !key.host.is_new
-            && (left.losses, left.clones) == (start.losses, start.clones);
+        // Another disk may have come by the name.
+        let shared = key.host.is_new && key.disks.len() > 1;
+        let alone = !written_to && !shared && left.clones == start.clones;
+        let undisturbed = alone && left.losses == start.losses;
         let decided = protocol.oracle.decide(&end, false);
         let well = key.attached().all(|disk| {
             let (then, now) = (key.disk(disk), end.disk(disk));
@@ -184,7 +185,10 @@ fn settles(protocol: &Protocol, world: &World) -> bool {
             let given_up = matches!(decided[slot], Some(Decided::Refused(_))) || written_to;
             // Its own commit is completed all the same.
             let unchanged = then.seen == now.seen || (written_to && then.seen.is_committed());
-            given_up && unchanged && (foreign || erased || !undisturbed)
+            // What was stored does not need the journal to be found.
+            let stored = then.seen.at(Cell::Body) == Value::Files;
+            let may_stay = foreign || erased || !(undisturbed || alone && stored);
+            given_up && unchanged && may_stay
         });
         // What goes wrong on the way is found where it does.
         end.harm.is_some() || (well && (!stuck || written_to))
