@@ -253,13 +253,17 @@ impl LockedDisk {
     }
 
     /// Reads the claim's table alone, past what the kernel has cached of it.
-    pub(super) fn read_table(&self, through: &File) -> Result<Fact<Table>, ProvisionError> {
+    pub(super) fn read_table(
+        &self,
+        through: &File,
+        begun: &[Begun],
+    ) -> Result<Fact<Table>, ProvisionError> {
         forget_cached(through)?;
         Ok(medium::read_table(
             through,
             &self.target.node,
             self.target.geometry,
-            &[],
+            begun,
         ))
     }
 

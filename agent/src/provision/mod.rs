@@ -225,7 +225,7 @@ pub fn execute(
                     ..
                 } => {
                     progress(Phase::Committing);
-                    table::complete_commit(&disk, &managed.claim)?;
+                    table::complete_commit(&disk, &managed.claim, begun)?;
                     None
                 }
                 // To complete that is to take the space behind it: not before

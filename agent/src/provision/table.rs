@@ -12,7 +12,7 @@ use super::{
     BlankProof, ExclusiveDisk, LockedDisk, PendingProof, ProvisionError, exclusive::partition_name,
 };
 use crate::{
-    claim::{ClaimId, Resized, Stage, Table, TableImage, TableWrite},
+    claim::{Begun, ClaimId, Resized, Stage, Table, TableImage, TableWrite},
     observe::{device, medium},
     sys,
     units::DevNo,
@@ -113,17 +113,24 @@ impl PendingDisk {
     /// When a write fails; the claim then reads as pending or committed, and
     /// either is safe: the filesystem is complete.
     pub(super) fn commit(self) -> Result<(LockedDisk, Partition), ProvisionError> {
-        commit_table(&self.disk, &self.claim, Stage::Pending)?;
+        let file = open_exclusively_soon(&self.disk)?;
+        write_committed(&self.disk, &file, &self.claim, Stage::Pending, &[])?;
         Ok((self.disk, self.partition))
     }
 }
 
-/// Completes a commit that was interrupted between the two copies.
+/// Completes a commit that was interrupted between the two copies. `begun` are
+/// claims that the journal says were begun on the disk.
 ///
 /// # Errors
 /// When the disk is in use, or holds anything but this claim's own tables.
-pub(super) fn complete_commit(disk: &LockedDisk, claim: &ClaimId) -> Result<(), ProvisionError> {
-    commit_table(disk, claim, Stage::Committed)
+pub(super) fn complete_commit(
+    disk: &LockedDisk,
+    claim: &ClaimId,
+    begun: &[Begun],
+) -> Result<(), ProvisionError> {
+    let file = open_exclusively_soon(disk)?;
+    write_committed(disk, &file, claim, Stage::Committed, begun)
 }
 
 /// Completes the table of a committed claim for the present size of its disk,
@@ -142,23 +149,20 @@ pub(super) fn complete_table(
     file: &File,
     claim: &ClaimId,
 ) -> Result<(), ProvisionError> {
-    write_committed(disk, file, claim, Stage::Committed)
+    write_committed(disk, file, claim, Stage::Committed, &[])
 }
 
 /// Writes the committed table over what is found to be this claim's own, at
 /// that stage, and nothing else. The disk was not held exclusively while mkfs
 /// ran, so it is read again first.
-fn commit_table(disk: &LockedDisk, claim: &ClaimId, from: Stage) -> Result<(), ProvisionError> {
-    write_committed(disk, &open_exclusively_soon(disk)?, claim, from)
-}
-
 fn write_committed(
     disk: &LockedDisk,
     file: &File,
     claim: &ClaimId,
     from: Stage,
+    begun: &[Begun],
 ) -> Result<(), ProvisionError> {
-    match disk.read_table(file)?.known() {
+    match disk.read_table(file, begun)?.known() {
         Ok(Table::Ours {
             claim: found,
             only_ours: true,
@@ -295,7 +299,7 @@ fn verify_table(
     claim: &ClaimId,
     stage: Stage,
 ) -> Result<(), ProvisionError> {
-    match disk.read_table(through)?.known() {
+    match disk.read_table(through, &[])?.known() {
         Ok(Table::Ours {
             claim: found,
             whole: true,
