@@ -293,6 +293,9 @@ impl Reconciler {
         self.log_changes(&verdicts);
         self.backoff
             .retain(|disk| inventory.devices.contains_key(disk));
+        // One that was pulled out was unmounted by nobody's will.
+        self.mounted
+            .retain(|disk| inventory.devices.contains_key(disk));
         self.mounted.forget_quiet(SETTLED, Instant::now());
         let full = dirty.is_full();
         let next = self.next_round(&verdicts, again);

@@ -220,15 +220,17 @@ pub fn check_filesystems(ground: &Ground, node: &mut Node, devices: &[String]) -
     Ok(())
 }
 
-/// Takes out a mounted SCSI disk without a word, and what its mount leaves.
+/// Takes out a mounted SCSI disk without a word, and waits until the agent has
+/// taken away what its mount leaves.
 pub fn take_out(node: &mut Node, name: &str, device: &str) -> Result<Disk> {
     let disk = node.vm.yank(name)?;
     wait_gone(node, device)?;
-    // By hand, in case that nobody else does: what is mounted is dead.
-    node.vm.sh(&format!(
-        "umount /dev/{device}1; ! grep '/dev/{device}1 ' /proc/self/mountinfo"
-    ))?;
-    node.wait_until("the disk is gone", |disks| disks.row(device).is_none())?;
+    node.wait_until("the disk and its mount are gone", |disks| {
+        let dead = disks.0.get("deadMounts").and_then(|dead| dead.as_array());
+        disks.row(device).is_none() && dead.is_some_and(Vec::is_empty)
+    })?;
+    node.vm
+        .sh(&format!("! grep '/dev/{device}1 ' /proc/1/mountinfo"))?;
     Ok(disk)
 }
 

@@ -41,7 +41,7 @@ pub const ROWS: &[Row] = &[
     by_tool(
         "a_partition_with_a_longhorn_file_without_a_uuid_is_left_alone",
         64,
-        &["partitioned"],
+        &["nameless-longhorn-disk"],
         r"sgdisk -n 1:0:0 $disk
         wait_for ${disk}1
         mkfs.ext4 -q ${disk}1
