@@ -4,18 +4,18 @@
 //! Level-triggered: a round starts from what is. Events and results of jobs
 //! only say that, and where, to look.
 
+mod jobs;
+mod logs;
+mod mounts;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use rand::Rng;
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinHandle,
-};
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     backoff::Backoff,
@@ -25,16 +25,16 @@ use crate::{
     look::{Look, Seen},
     mount_unit::MountUnits,
     observe::{
-        Dirty, Inventory, Observer, device,
+        Dirty, Observer, device,
         doorbell::{MountBell, UeventBell},
     },
-    provision::{self, Done, Job, Phase, ProvisionError, Surroundings, Target},
-    report::{DeadMount, Operation, Round, RoundCost, now},
+    provision::{Job, Phase, Surroundings},
+    report::{Round, RoundCost, now},
     state::State,
     sys,
     text::chain,
-    units::{DevNo, DiskName},
-    workers::{Outcome, Overdue, Workers},
+    units::DiskName,
+    workers::{Overdue, Workers},
 };
 
 /// Events that follow each other this closely are answered by one round.
@@ -44,12 +44,8 @@ const DEBOUNCE: Duration = Duration::from_millis(5);
 const UDEV_PAUSE: Duration = Duration::from_millis(250);
 /// Pause before asking whether a disk has answered by now that did not.
 const ANSWER_PAUSE: Duration = Duration::from_secs(5);
-/// Dead mounts that are taken away at the same time.
-const CLEARED_AT_ONCE: usize = 4;
 /// A disk that stays mounted for so long is mounted again at once the next time.
 const SETTLED: Duration = Duration::from_mins(2);
-/// A job that is running at SIGTERM may take this long to end by itself.
-const GRACE: Duration = Duration::from_millis(4_000);
 
 /// What a job tells the loop.
 #[derive(Debug)]
@@ -404,377 +400,11 @@ impl Reconciler {
         }
     }
 
-    /// Removes entries of disks that are mounted: an agent that was killed
-    /// between its mount and its last step left them.
-    fn forget_finished(&self, inventory: &Inventory, verdicts: &BTreeMap<String, Verdict>) {
-        let Ok(entries) = inventory.journal.known() else {
-            return;
-        };
-        for entry in entries {
-            let mounted = verdicts.values().any(|verdict| match verdict {
-                Verdict::Managed(managed) => managed.mounted && managed.claim == entry.claim,
-                Verdict::Adopt(adopt) => adopt.mounted && adopt.uuid == entry.claim.partition_guid,
-                Verdict::Provision(_) | Verdict::Resume(_) | Verdict::Refused(_) => false,
-            });
-            if mounted && let Err(error) = self.around.state.journal.forget(&entry.claim) {
-                tracing::warn!(error = chain(&error), "an old entry of the journal stays");
-            }
-        }
-    }
-
-    /// Takes down the names of disks that were mounted before the ledger kept
-    /// names, or by others.
-    fn keep_names(&self, inventory: &Inventory, verdicts: &BTreeMap<String, Verdict>) {
-        let Ok(standing) = inventory.standing.known() else {
-            return;
-        };
-        for (disk, verdict) in verdicts {
-            let (uuid, name) = match verdict {
-                Verdict::Managed(managed) if managed.mounted => {
-                    (managed.claim.partition_guid, &managed.claim.name)
-                }
-                Verdict::Adopt(adopt) if adopt.mounted => (adopt.uuid, &adopt.name),
-                Verdict::Managed(_)
-                | Verdict::Adopt(_)
-                | Verdict::Provision(_)
-                | Verdict::Resume(_)
-                | Verdict::Refused(_) => continue,
-            };
-            // Where there are units of ours for systemd, a mount that it made by
-            // one is ours as well: who else would take it away when it is dead?
-            let place = self.around.mount_root.join(name.as_str());
-            let by_unit = self.mount_units.as_ref();
-            let by_unit = by_unit.is_some_and(|units| units.has(name));
-            let devno = inventory.host_mounts.known().ok().and_then(|mounts| {
-                let mut there = mounts.iter().rev();
-                let there = there.find(|mount| Path::new(&mount.mountpoint) == place)?;
-                Some(there.devno)
-            });
-            let ledger = &self.around.state.ledger;
-            let kept = match devno.filter(|_| by_unit) {
-                _ if self.working.contains_key(disk) => continue,
-                Some(devno) if standing.mounted_by_us(name, devno) => continue,
-                Some(devno) => ledger.mounting(uuid, name, devno),
-                None if standing.name_of(uuid).is_some() => continue,
-                None => ledger.keep(uuid, name),
-            };
-            if let Err(error) = kept {
-                tracing::warn!(disk, %name, error = chain(&error), "the name is not kept");
-            }
-        }
-    }
-
-    /// Takes away mounts of devices that are gone. One that is in use is tried
-    /// again, ever more seldom.
-    fn clear(&mut self, dead: &BTreeMap<DiskName, DevNo>) {
-        let now = Instant::now();
-        for (name, devno) in dead {
-            // Each takes a thread for as long as it hangs.
-            if self.clearing.len() >= CLEARED_AT_ONCE {
-                return;
-            }
-            if self.clearing.contains(name) || !self.stuck.may_try(name.as_str(), now) {
-                continue;
-            }
-            self.clearing.insert(name.clone());
-            let (around, news) = (self.around.clone(), self.news.0.clone());
-            let (name, devno) = (name.clone(), *devno);
-            let _detached: JoinHandle<()> = tokio::task::spawn_blocking(move || {
-                let failure = match provision::unmount_dead(&name, devno, &around) {
-                    Ok(()) => {
-                        tracing::info!(%name, "unmounted: its device is gone");
-                        None
-                    }
-                    Err(error) => {
-                        let error = chain(&error);
-                        tracing::warn!(%name, error, "its device is gone, and its mount stays");
-                        Some(error)
-                    }
-                };
-                // The loop is gone at shutdown.
-                drop(news.send(News::Cleared(name, failure)));
-            });
-        }
-    }
-
-    fn dead_mounts(&self, dead: &BTreeMap<DiskName, DevNo>) -> Vec<DeadMount> {
-        dead.iter()
-            .map(|(name, devno)| DeadMount {
-                path: self.around.mount_root.join(name.as_str()),
-                devno: *devno,
-                error: self.stuck.error_of(name.as_str()),
-            })
-            .collect()
-    }
-
-    fn start_jobs(
-        &mut self,
-        inventory: &Inventory,
-        verdicts: &BTreeMap<String, Verdict>,
-        dead: &BTreeMap<DiskName, DevNo>,
-        may_format: bool,
-    ) {
-        let now = Instant::now();
-        // A disk may be there twice, by two paths or as a copy: what is worked
-        // on under a name is not begun a second time.
-        let of_work = |disk: &String| verdicts.get(disk)?.disk_name().cloned();
-        let mut worked_on: BTreeSet<DiskName> = self.working.keys().filter_map(of_work).collect();
-        for (disk, verdict) in verdicts {
-            let Some(job) = Job::for_verdict(verdict) else {
-                // Nothing is asked for any more: an old failure is history.
-                self.backoff.forget(disk);
-                continue;
-            };
-            if self.working.contains_key(disk) || !self.backoff.may_try(disk, now) {
-                continue;
-            }
-            // The round that follows the unmount starts it.
-            let name = verdict.disk_name();
-            if name.is_some_and(|name| {
-                dead.contains_key(name) || self.clearing.contains(name) || worked_on.contains(name)
-            }) {
-                continue;
-            }
-            // Who mounts it and finds it unmounted again and again is at odds
-            // with somebody who unmounts it.
-            if job.mounts_only() && !self.mounted.may_try(disk, now) {
-                continue;
-            }
-            // The round that the cluster's answer begins starts it.
-            if job.formats() && !may_format {
-                continue;
-            }
-            let Some(device) = inventory.devices.get(disk) else {
-                continue;
-            };
-            match Target::of(device, &self.around.host) {
-                Ok(target) => {
-                    worked_on.extend(name.cloned());
-                    self.start(disk.clone(), job, target);
-                }
-                Err(error) => self.backoff.failed(disk, chain(&error), now),
-            }
-        }
-    }
-
-    fn start(&mut self, disk: String, job: Job, target: Target) {
-        let waiting = Work {
-            phase: Phase::Waiting,
-            overdue: None,
-        };
-        self.working.insert(disk.clone(), waiting);
-        let (workers, around) = (self.workers.clone(), self.around.clone());
-        let (progress, news) = (self.news.0.clone(), self.news.0.clone());
-        let _detached: JoinHandle<()> = tokio::spawn(async move {
-            // The loop is gone at shutdown; then nobody wants to know.
-            let name = disk.clone();
-            let job = move || {
-                let result = provision::execute(&job, target, &around, &|phase| {
-                    drop(progress.send(News::Progress(name.clone(), phase)));
-                });
-                told(&name, result)
-            };
-            let overdue = |overdue| drop(news.send(News::Overdue(disk.clone(), overdue)));
-            let failure = match workers.work(job, overdue).await {
-                Outcome::Ended(failure) => failure,
-                Outcome::Stale => None,
-                Outcome::Stopped => return,
-            };
-            drop(news.send(News::Ended(disk, failure)));
-        });
-    }
-
-    /// Takes down what a job tells; what to look at again when it has ended.
-    fn take(&mut self, news: News) -> Option<Dirty> {
-        match news {
-            News::Progress(disk, phase) => {
-                tracing::debug!(disk, ?phase, "progress");
-                if let Some(work) = self.working.get_mut(&disk) {
-                    work.phase = phase;
-                }
-                None
-            }
-            News::Overdue(disk, overdue) => {
-                if let Some(work) = self.working.get_mut(&disk) {
-                    work.overdue = Some(overdue);
-                    log_overdue(&disk, work.phase, overdue);
-                }
-                None
-            }
-            News::Cleared(name, failure) => {
-                self.clearing.remove(&name);
-                match failure {
-                    None => self.stuck.forget(name.as_str()),
-                    Some(error) => self.stuck.failed(name.as_str(), error, Instant::now()),
-                }
-                Some(Dirty::nothing())
-            }
-            News::Ended(disk, failure) => {
-                self.working.remove(&disk);
-                match failure {
-                    None => {
-                        self.backoff.forget(&disk);
-                        let mounted = self.verdicts.get(&disk).is_some_and(|verdict| {
-                            Job::for_verdict(verdict).is_some_and(|job| !job.grows())
-                        });
-                        if mounted {
-                            self.mounted.failed(&disk, String::new(), Instant::now());
-                        }
-                    }
-                    Some(error) => self.backoff.failed(&disk, error, Instant::now()),
-                }
-                let (mut again, aside) = std::mem::take(&mut self.aside)
-                    .into_iter()
-                    .partition::<BTreeSet<String>, _>(|name| device::is_part_of(name, &disk));
-                self.aside = aside;
-                again.insert(disk);
-                Some(Dirty::Devices(again))
-            }
-        }
-    }
-
-    fn operations(&self) -> BTreeMap<String, Operation> {
-        let now = Instant::now();
-        let mut operations: BTreeMap<String, Operation> = self
-            .backoff
-            .iter()
-            .map(|(disk, failed)| {
-                let operation = Operation {
-                    phase: None,
-                    failures: failed.times,
-                    error: Some(failed.error.clone()),
-                    retry_in_seconds: Some(failed.again.saturating_duration_since(now).as_secs()),
-                    overdue: None,
-                };
-                (disk.clone(), operation)
-            })
-            .collect();
-        for (disk, work) in &self.working {
-            let operation = operations.entry(disk.clone()).or_insert(Operation {
-                phase: None,
-                failures: 0,
-                error: None,
-                retry_in_seconds: None,
-                overdue: None,
-            });
-            operation.phase = Some(work.phase);
-            operation.overdue = work.overdue;
-            operation.retry_in_seconds = None;
-        }
-        operations
-    }
-
-    fn publish_operations(&self) {
-        let operations = self.operations();
-        self.published.send_if_modified(|round| match round {
-            Some(round) => {
-                Arc::make_mut(round).operations = operations;
-                true
-            }
-            None => false,
-        });
-    }
-
-    /// One line for each decision that changed.
-    fn log_changes(&self, verdicts: &BTreeMap<String, Verdict>) {
-        for (disk, verdict) in verdicts {
-            if self.verdicts.get(disk) == Some(verdict) {
-                continue;
-            }
-            match verdict {
-                Verdict::Refused(refusal) if refusal.reason == Reason::Partition => {}
-                Verdict::Refused(refusal) => {
-                    tracing::info!(
-                        disk,
-                        verdict = "refused",
-                        reason = refusal.code(),
-                        detail = refusal.detail,
-                        "decided"
-                    );
-                }
-                Verdict::Managed(managed) => {
-                    tracing::info!(disk, verdict = "managed", name = %managed.claim.name, mounted = managed.mounted, ailment = managed.ailment, growth = managed.growth.as_ref().map(ToString::to_string), "decided");
-                }
-                Verdict::Adopt(adopt) => {
-                    tracing::info!(disk, verdict = "adopt", name = %adopt.name, mounted = adopt.mounted, ailment = adopt.ailment, "decided");
-                }
-                Verdict::Provision(provision) => {
-                    tracing::info!(disk, verdict = "provision", name = %provision.name, "decided");
-                }
-                Verdict::Resume(resume) => {
-                    tracing::info!(disk, verdict = "resume", name = %resume.claim.name, "decided");
-                }
-            }
-        }
-        for disk in self
-            .verdicts
-            .keys()
-            .filter(|disk| !verdicts.contains_key(*disk))
-        {
-            tracing::info!(disk, "gone");
-        }
-    }
-
     /// Between a tenth less and a tenth more, so that a fleet does not move in step.
     fn jittered(&self) -> Duration {
         self.settings
             .interval
             .mul_f64(rand::rng().random_range(0.9..1.1))
-    }
-
-    async fn drain(&mut self) {
-        // Jobs that wait for a worker do not begin any more.
-        self.workers.close();
-        self.working.retain(|_, work| work.phase != Phase::Waiting);
-        let end = tokio::time::Instant::now() + GRACE;
-        while !self.working.is_empty() {
-            let news = tokio::time::timeout_at(end, self.news.1.recv());
-            match news.await {
-                Ok(Some(news)) => {
-                    self.take(news);
-                }
-                Ok(None) => break,
-                Err(_elapsed) => {
-                    let disks: Vec<&String> = self.working.keys().collect();
-                    tracing::warn!(?disks, "left to be resumed by the next start");
-                    break;
-                }
-            }
-        }
-    }
-}
-
-fn log_overdue(disk: &str, phase: Phase, overdue: Overdue) {
-    match overdue {
-        Overdue::Aside => {
-            tracing::warn!(disk, ?phase, "takes long, the others are not kept waiting");
-        }
-        Overdue::InTheWay => {
-            tracing::warn!(
-                disk,
-                ?phase,
-                "takes long, and too many do: others wait for it"
-            );
-        }
-    }
-}
-
-/// Logs how a job ended; why it failed, if it did.
-fn told(disk: &str, result: Result<Done, ProvisionError>) -> Option<String> {
-    match result {
-        Ok(Done::Mounted(mounted)) => {
-            tracing::info!(disk, name = %mounted.name, path = %mounted.path.display(), "mounted");
-            None
-        }
-        Ok(Done::Grown(grown)) => {
-            tracing::info!(disk, name = %grown.claim.name, path = %grown.path.display(), bytes = grown.bytes, "grown");
-            None
-        }
-        Err(error) => {
-            let error = chain(&error);
-            tracing::warn!(disk, error, "not finished, tried again later");
-            Some(error)
-        }
     }
 }
 

@@ -1,0 +1,128 @@
+//! What a round sees to besides starting jobs: whose a name is, what the journal
+//! has no more use for, and mounts of devices that are gone.
+
+use std::{collections::BTreeMap, path::Path, time::Instant};
+
+use tokio::task::JoinHandle;
+
+use super::{News, Reconciler};
+use crate::{
+    decide::Verdict,
+    observe::Inventory,
+    provision,
+    report::DeadMount,
+    text::chain,
+    units::{DevNo, DiskName},
+};
+
+/// Dead mounts that are taken away at the same time.
+const CLEARED_AT_ONCE: usize = 4;
+
+impl Reconciler {
+    /// Removes entries of disks that are mounted: an agent that was killed
+    /// between its mount and its last step left them.
+    pub(super) fn forget_finished(
+        &self,
+        inventory: &Inventory,
+        verdicts: &BTreeMap<String, Verdict>,
+    ) {
+        let Ok(entries) = inventory.journal.known() else {
+            return;
+        };
+        for entry in entries {
+            let mounted = verdicts.values().any(|verdict| match verdict {
+                Verdict::Managed(managed) => managed.mounted && managed.claim == entry.claim,
+                Verdict::Adopt(adopt) => adopt.mounted && adopt.uuid == entry.claim.partition_guid,
+                Verdict::Provision(_) | Verdict::Resume(_) | Verdict::Refused(_) => false,
+            });
+            if mounted && let Err(error) = self.around.state.journal.forget(&entry.claim) {
+                tracing::warn!(error = chain(&error), "an old entry of the journal stays");
+            }
+        }
+    }
+
+    /// Takes down the names of disks that were mounted before the ledger kept
+    /// names, or by others.
+    pub(super) fn keep_names(&self, inventory: &Inventory, verdicts: &BTreeMap<String, Verdict>) {
+        let Ok(standing) = inventory.standing.known() else {
+            return;
+        };
+        for (disk, verdict) in verdicts {
+            let (uuid, name) = match verdict {
+                Verdict::Managed(managed) if managed.mounted => {
+                    (managed.claim.partition_guid, &managed.claim.name)
+                }
+                Verdict::Adopt(adopt) if adopt.mounted => (adopt.uuid, &adopt.name),
+                Verdict::Managed(_)
+                | Verdict::Adopt(_)
+                | Verdict::Provision(_)
+                | Verdict::Resume(_)
+                | Verdict::Refused(_) => continue,
+            };
+            // Where there are units of ours for systemd, a mount that it made by
+            // one is ours as well: who else would take it away when it is dead?
+            let place = self.around.mount_root.join(name.as_str());
+            let by_unit = self.mount_units.as_ref();
+            let by_unit = by_unit.is_some_and(|units| units.has(name));
+            let devno = inventory.host_mounts.known().ok().and_then(|mounts| {
+                let mut there = mounts.iter().rev();
+                let there = there.find(|mount| Path::new(&mount.mountpoint) == place)?;
+                Some(there.devno)
+            });
+            let ledger = &self.around.state.ledger;
+            let kept = match devno.filter(|_| by_unit) {
+                _ if self.working.contains_key(disk) => continue,
+                Some(devno) if standing.mounted_by_us(name, devno) => continue,
+                Some(devno) => ledger.mounting(uuid, name, devno),
+                None if standing.name_of(uuid).is_some() => continue,
+                None => ledger.keep(uuid, name),
+            };
+            if let Err(error) = kept {
+                tracing::warn!(disk, %name, error = chain(&error), "the name is not kept");
+            }
+        }
+    }
+
+    /// Takes away mounts of devices that are gone. One that is in use is tried
+    /// again, ever more seldom.
+    pub(super) fn clear(&mut self, dead: &BTreeMap<DiskName, DevNo>) {
+        let now = Instant::now();
+        for (name, devno) in dead {
+            // Each takes a thread for as long as it hangs.
+            if self.clearing.len() >= CLEARED_AT_ONCE {
+                return;
+            }
+            if self.clearing.contains(name) || !self.stuck.may_try(name.as_str(), now) {
+                continue;
+            }
+            self.clearing.insert(name.clone());
+            let (around, news) = (self.around.clone(), self.news.0.clone());
+            let (name, devno) = (name.clone(), *devno);
+            let _detached: JoinHandle<()> = tokio::task::spawn_blocking(move || {
+                let failure = match provision::unmount_dead(&name, devno, &around) {
+                    Ok(()) => {
+                        tracing::info!(%name, "unmounted: its device is gone");
+                        None
+                    }
+                    Err(error) => {
+                        let error = chain(&error);
+                        tracing::warn!(%name, error, "its device is gone, and its mount stays");
+                        Some(error)
+                    }
+                };
+                // The loop is gone at shutdown.
+                drop(news.send(News::Cleared(name, failure)));
+            });
+        }
+    }
+
+    pub(super) fn dead_mounts(&self, dead: &BTreeMap<DiskName, DevNo>) -> Vec<DeadMount> {
+        dead.iter()
+            .map(|(name, devno)| DeadMount {
+                path: self.around.mount_root.join(name.as_str()),
+                devno: *devno,
+                error: self.stuck.error_of(name.as_str()),
+            })
+            .collect()
+    }
+}
