@@ -90,7 +90,9 @@ fn cut_off(lab: &Lab) -> Result<()> {
         ))?;
     }
     let mut node = Node::again(node.vm.power_cut()?)?;
-    let dirty = node.vm.sh("dumpe2fs -h /dev/sda1 2>&1")?;
+    // The kernel may have found them in another order.
+    let device = node.vm.kernel_name("ext4")?;
+    let dirty = node.vm.sh(&format!("dumpe2fs -h /dev/{device}1 2>&1"))?;
     ensure!(dirty.contains("needs_recovery"), "{dirty}");
     let before = Untouched::note(&mut node, &names)?;
     let plan = node.plan()?;

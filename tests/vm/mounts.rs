@@ -165,10 +165,12 @@ fn stopped(lab: &Lab) -> Result<()> {
     not_ready(&mut node, "vdb1 (vdb): errors that the kernel found")?;
     not_ready(&mut node, "vdc1 (vdc): it does not answer")?;
     node.check_healthy()?;
-    // Mended by a person, they are mounted again.
+    // Mended by a person, they are mounted again. The agent would mount them at
+    // once, so it is stopped for that.
     node.vm.sh(
-        "umount /mnt/longhorn/vdb1 && { e2fsck -fy /dev/vdb1 || [ $? -lt 4 ]; }
-         umount /mnt/longhorn/vdc1",
+        "systemctl stop disk-discovery
+         umount /mnt/longhorn/vdb1 && { e2fsck -fy /dev/vdb1 || [ $? -lt 4 ]; }
+         umount /mnt/longhorn/vdc1 && systemctl start disk-discovery",
     )?;
     node.wait_until("both are mounted and sound", |disks| {
         disks.mounted() == places && !ails(disks, "vdb") && !ails(disks, "vdc")
