@@ -167,11 +167,9 @@ fn stopped(lab: &Lab) -> Result<()> {
     node.check_healthy()?;
     // Mended by a person, they are mounted again. The agent would mount them at
     // once, so it is stopped for that.
-    node.vm.sh(
-        "systemctl stop disk-discovery
+    node.vm.sh("systemctl stop disk-discovery
          umount /mnt/longhorn/vdb1 && { e2fsck -fy /dev/vdb1 || [ $? -lt 4 ]; }
-         umount /mnt/longhorn/vdc1 && systemctl start disk-discovery",
-    )?;
+         umount /mnt/longhorn/vdc1 && systemctl start disk-discovery")?;
     node.wait_until("both are mounted and sound", |disks| {
         disks.mounted() == places && !ails(disks, "vdb") && !ails(disks, "vdc")
     })
