@@ -50,9 +50,19 @@ pub fn write(path: &Path, text: &[u8]) -> Result<(), WriteError> {
         .truncate(true)
         .open(&temporary)
         .map_err(failed("make the file"))?;
-    file.write_all(text).map_err(failed("write"))?;
-    file.sync_all().map_err(failed("sync"))?;
-    fs::rename(&temporary, path).map_err(failed("rename"))?;
+    let written = file
+        .write_all(text)
+        .map_err(failed("write"))
+        .and_then(|()| file.sync_all().map_err(failed("sync")))
+        .and_then(|()| fs::rename(&temporary, path).map_err(failed("rename")));
+    if let Err(error) = written {
+        // On a full disk half a file would take what room there is from others.
+        drop(file);
+        if let Err(error) = fs::remove_file(&temporary) {
+            tracing::debug!(file = %temporary.display(), %error, "a half-written file stays");
+        }
+        return Err(error);
+    }
     sync_directory(path)
 }
 
@@ -124,6 +134,19 @@ fn directory_of(path: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_does_not_fit_leaves_the_old_file_and_no_half_of_a_new_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("file.json");
+        write(&path, b"old").expect("written");
+        let half = directory.path().join("file.tmp");
+        std::os::unix::fs::symlink("/dev/full", &half).expect("a disk without room");
+        let error = write(&path, b"new").expect_err("no room");
+        assert!(error.to_string().ends_with("cannot write"), "{error}");
+        assert!(fs::symlink_metadata(&half).is_err(), "half a file is left");
+        assert_eq!(fs::read(&path).expect("the old file"), b"old");
+    }
 
     #[test]
     fn a_name_is_made_durable_only_where_its_directory_is() {

@@ -92,6 +92,8 @@ pub struct Reconciler {
     clearing: BTreeSet<DiskName>,
     /// Dead mounts that could not be taken away.
     stuck: Backoff,
+    /// Names that could not be kept.
+    unkept: Backoff,
     /// Disks that were mounted, with how long they must stay so before they are
     /// mounted again without a pause.
     mounted: Backoff,
@@ -132,6 +134,7 @@ impl Reconciler {
             verdicts: BTreeMap::new(),
             clearing: BTreeSet::new(),
             stuck: Backoff::default(),
+            unkept: Backoff::default(),
             mounted: Backoff::default(),
             aside: BTreeSet::new(),
             udev_waits: 0,
@@ -293,6 +296,7 @@ impl Reconciler {
         self.mounted
             .retain(|disk| inventory.devices.contains_key(disk));
         self.mounted.forget_quiet(SETTLED, Instant::now());
+        self.unkept.forget_quiet(SETTLED, Instant::now());
         let full = dirty.is_full();
         let next = self.next_round(&verdicts, again);
         let dead = decide::dead_mounts(&inventory, &self.settings.policy);

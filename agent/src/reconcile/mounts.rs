@@ -43,10 +43,15 @@ impl Reconciler {
 
     /// Takes down the names of disks that were mounted before the ledger kept
     /// names, or by others.
-    pub(super) fn keep_names(&self, inventory: &Inventory, verdicts: &BTreeMap<String, Verdict>) {
+    pub(super) fn keep_names(
+        &mut self,
+        inventory: &Inventory,
+        verdicts: &BTreeMap<String, Verdict>,
+    ) {
         let Ok(standing) = inventory.standing.known() else {
             return;
         };
+        let now = Instant::now();
         for (disk, verdict) in verdicts {
             let (uuid, name) = match verdict {
                 Verdict::Managed(managed) if managed.mounted => {
@@ -72,13 +77,19 @@ impl Reconciler {
             let ledger = &self.around.state.ledger;
             let kept = match devno.filter(|_| by_unit) {
                 _ if self.working.contains_key(disk) => continue,
+                _ if !self.unkept.may_try(name.as_str(), now) => continue,
                 Some(devno) if standing.mounted_by_us(name, devno) => continue,
                 Some(devno) => ledger.mounting(uuid, name, devno),
                 None if standing.name_of(uuid).is_some() => continue,
                 None => ledger.keep(uuid, name),
             };
-            if let Err(error) = kept {
-                tracing::warn!(disk, %name, error = chain(&error), "the name is not kept");
+            match kept {
+                Ok(()) => self.unkept.forget(name.as_str()),
+                Err(error) => {
+                    let error = chain(&error);
+                    tracing::warn!(disk, %name, error, "the name is not kept");
+                    self.unkept.failed(name.as_str(), error, now);
+                }
             }
         }
     }

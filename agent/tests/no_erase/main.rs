@@ -194,8 +194,8 @@ const USES: &[Use] = &[
         "remove_file",
         &[(
             "durable.rs",
-            1,
-            "a file of the agent's own state, or a mount unit with its mark",
+            2,
+            "a file of the agent's own state, half-written or not, or a mount unit with its mark",
         )],
     ),
     (
