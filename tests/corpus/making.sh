@@ -38,10 +38,20 @@ encrypt() {
     printf secret | cryptsetup -q luksFormat --key-file - --pbkdf pbkdf2 --pbkdf-force-iterations 1000 "$@"
 }
 
+# array NAME ARGUMENTS: an array that was made and stopped. One at a time: two
+# mdadm at once can choose the same free number for their devices.
+array() {
+    exec 8>/run/lock/md-corpus
+    flock 8
+    mdadm --create "/dev/md/$1" --run "${@:2}" 8>&-
+    mdadm --stop "/dev/md/$1" 8>&-
+    udevadm settle --timeout=60
+    exec 8>&-
+}
+
 # mirror VERSION: one half of a mirror, with metadata of that version.
 mirror() {
-    mdadm --create "/dev/md/$row" --run -e "$1" -l 1 -n 2 "$disk" missing
-    mdadm --stop "/dev/md/$row"
+    array "$row" -e "$1" -l 1 -n 2 "$disk" missing
 }
 
 # pool NAME: a ZFS pool, exported. One at a time: there is one daemon.

@@ -146,15 +146,13 @@ pub const ROWS: &[Row] = &[
         64,
         &["signature:isw_raid_member", "signature:isw_raid_member"],
         r"export IMSM_NO_PLATFORM=1
-        mdadm --create /dev/md/imsm --run -e imsm -n 2 $disk $disk2
-        mdadm --stop /dev/md/imsm",
+        array imsm -e imsm -n 2 $disk $disk2",
     ),
     by_tool(
         "both_disks_of_a_ddf_array_are_left_alone",
         64,
         &["signature:ddf_raid_member", "signature:ddf_raid_member"],
-        r"mdadm --create /dev/md/ddf --run -e ddf -n 2 $disk $disk2
-        mdadm --stop /dev/md/ddf",
+        r"array ddf -e ddf -n 2 $disk $disk2",
     ),
     by_tool(
         "a_bcache_backing_disk_is_left_alone",
