@@ -5,6 +5,7 @@
 //! nothing waits for it: disks are found and mounted without a cluster.
 
 pub mod node;
+pub mod release;
 pub mod watch;
 
 use std::{collections::BTreeMap, fmt};
