@@ -1,2 +1,4 @@
 //! A cluster for tests, without one: an API server, Longhorn's admission webhook
 //! and the part of Longhorn's manager that looks after disks.
+
+pub mod admission;
