@@ -2,3 +2,4 @@
 //! and the part of Longhorn's manager that looks after disks.
 
 pub mod admission;
+pub mod longhorn;

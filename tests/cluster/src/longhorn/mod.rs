@@ -1,0 +1,13 @@
+//! Longhorn, as far as the agent meets it: what its webhook allows
+//! ([`rules`], [`webhook`], [`webhook_server`]), and what its manager does with
+//! disks.
+//!
+//! Rules, texts and orders are those of Longhorn 1.12.1; the functions of
+//! longhorn-manager that they were read from are named where they are used.
+
+mod lenient;
+pub mod names;
+pub mod rules;
+pub mod webhook;
+
+pub use webhook::Webhook;
