@@ -20,6 +20,7 @@
 
 pub mod api;
 pub mod audit;
+pub mod default_disks;
 pub mod disks;
 pub mod events;
 pub mod finding;
@@ -86,6 +87,7 @@ pub fn register_for(
         },
         mount_root: settings.policy.mount_root.clone(),
         host: settings.host(),
+        default_disks: settings.default_disks,
         agent,
         hurry: 1,
     };

@@ -7,6 +7,7 @@
 
 mod confinement;
 mod connection;
+mod standing_order;
 mod told;
 
 use std::{
@@ -35,6 +36,7 @@ use super::{
 use crate::{config::Mode, observe::Host, report::Round, units::DiskName};
 use confinement::Confinement;
 use connection::Connection;
+use standing_order::StandingOrder;
 
 /// Steps follow each other no faster: the Node may change a hundred times a
 /// second.
@@ -57,6 +59,8 @@ pub struct RegistrarSettings {
     pub mount_root: String,
     /// Where the host's mounts are read.
     pub host: Host,
+    /// Whether disks are also named on the Kubernetes Node.
+    pub default_disks: bool,
     /// Names this agent; the same after every start on the same host.
     pub agent: String,
     /// Divides every wait: 1, but in tests.
@@ -80,6 +84,7 @@ struct Registrar {
     /// was answered.
     question: Option<(Instant, bool)>,
     confinement: Confinement,
+    order: StandingOrder,
     /// The API could not be reached when it was last looked.
     unreachable: bool,
     next: Option<Instant>,
@@ -129,6 +134,7 @@ where
     let (status, shown) = watch::channel(Arc::new(Status::begin(begin)));
     let hurry = settings.hurry.max(1);
     let mut config = config;
+    let default_disks = settings.default_disks;
     let registrar = Registrar {
         api: Connection::new(
             settings.longhorn.clone(),
@@ -145,6 +151,7 @@ where
         own: None,
         question: None,
         confinement: Confinement::unknown(hurry),
+        order: StandingOrder::new(default_disks, hurry),
         unreachable: false,
         next: None,
     };
@@ -228,6 +235,11 @@ impl Registrar {
                 && self.writes.may(&change, generation, now);
             if !write {
                 if enforce {
+                    if owner.is_me() && !self.confinement.is_elsewhere() {
+                        let facts = picture.facts(&node, &self.settings.mount_root);
+                        self.order.keep(&mut self.api, &facts, now).await;
+                        self.wake(self.order.due());
+                    }
                     self.events.hold(told::holding(&picture.round, &findings));
                     self.tell(&node).await;
                 }
@@ -329,6 +341,7 @@ impl Registrar {
             findings.push(Finding::of_node(Kind::AnotherAgent, detail));
         }
         findings.extend(self.confinement.finding());
+        findings.extend(self.order.finding());
         let terms = &self.settings.terms;
         let wanted = register::change(&facts, &findings, terms, &BTreeSet::new());
         let generation = node.metadata.generation;

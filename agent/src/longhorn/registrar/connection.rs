@@ -3,8 +3,8 @@
 
 use std::{collections::BTreeMap, pin::Pin};
 
-use k8s_openapi::api::events::v1::Event;
-use kube::Config;
+use k8s_openapi::api::{core::v1::Node as KubernetesNode, events::v1::Event};
+use kube::{Config, core::PartialObjectMeta};
 use serde_json::Value;
 
 use super::super::{
@@ -74,6 +74,29 @@ impl Connection {
         let requests = self.connect().await?;
         let answer = requests.tell(event).await;
         self.noted("tell", answer)
+    }
+
+    /// Metadata of the Kubernetes Node as it is now.
+    pub(super) async fn kubernetes_node(
+        &mut self,
+    ) -> Result<PartialObjectMeta<KubernetesNode>, Failure> {
+        let requests = self.connect().await?;
+        let answer = requests.kubernetes_node().await;
+        self.noted("get-kubernetes-node", answer)
+    }
+
+    /// Changes the Kubernetes Node.
+    pub(super) async fn patch_kubernetes_node(&mut self, patch: &Value) -> Result<(), Failure> {
+        let requests = self.connect().await?;
+        let answer = requests.patch_kubernetes_node(patch).await;
+        self.noted("patch-kubernetes-node", answer)
+    }
+
+    /// How many replicas Longhorn has on a disk.
+    pub(super) async fn replicas_on(&mut self, disk_uuid: &str) -> Result<usize, Failure> {
+        let requests = self.connect().await?;
+        let answer = requests.replicas_on(disk_uuid).await;
+        self.noted("list-replicas", answer)
     }
 
     async fn connect(&mut self) -> Result<Requests, Failure> {
