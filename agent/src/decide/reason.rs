@@ -156,6 +156,9 @@ reasons! {
     MountPathTaken, "mount-path-taken",
         "It is ours, but something else is mounted or stored at its place.",
         "Move away what is there, and the agent mounts the disk.";
+    Released, "released",
+        "It is ours, and a person has released it: it is not mounted until it is taken back.",
+        "Detach it, or take it back with disk-discovery release --cancel and its name, which the detail has.";
     NoName, "no-name",
         "No name is free or usable for it.",
         "See the detail.";
@@ -219,7 +222,8 @@ impl Reason {
             | Self::Swap
             | Self::Stacked
             | Self::MultipathMember
-            | Self::UdevPending => false,
+            | Self::UdevPending
+            | Self::Released => false,
         }
     }
 }

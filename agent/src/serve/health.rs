@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::{Shared, text};
 use crate::{
     config::Mode,
-    decide::Verdict,
+    decide::{Reason, Verdict},
     longhorn::status::Status,
     observe::tables::Mount,
     report::{Operation, Round, degraded, now},
@@ -128,6 +128,8 @@ fn unrecognised(round: &Round) -> Vec<String> {
             devices.find(|device| device.devno.is_known_and(|devno| *devno == mount.devno))?;
         let disk = device.parent.as_ref()?;
         match round.verdicts.get(disk)? {
+            // What a person asked for is no failure.
+            Verdict::Refused(refusal) if refusal.reason == Reason::Released => None,
             Verdict::Refused(refusal) => Some(format!("{name} ({disk}): {refusal}")),
             Verdict::Managed(_)
             | Verdict::Adopt(_)
