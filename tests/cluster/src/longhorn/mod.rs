@@ -13,8 +13,10 @@
 mod lenient;
 pub mod manager;
 pub mod names;
+mod policy;
 pub mod rules;
 pub mod webhook;
 
 pub use manager::Manager;
+pub use policy::Policies;
 pub use webhook::Webhook;
