@@ -20,9 +20,9 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     backoff::Backoff,
-    config::{Longhorn, Mode, Settings},
+    config::{Mode, Settings},
     decide::{self, Reason, Verdict},
-    longhorn::{self, LonghornSettings, View},
+    longhorn::View,
     look::{Look, Seen},
     mount_unit::MountUnits,
     observe::{
@@ -121,9 +121,12 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// A loop that has not looked yet, and where its rounds can be seen. Must
-    /// be called within the runtime: the watch of Longhorn is a task of it.
-    pub fn new(settings: Settings) -> (Self, watch::Receiver<Option<Arc<Round>>>) {
+    /// A loop that has not looked yet, and where its rounds can be seen.
+    /// `longhorn` is what the cluster says of this node.
+    pub fn new(
+        settings: Settings,
+        longhorn: watch::Receiver<View>,
+    ) -> (Self, watch::Receiver<Option<Arc<Round>>>) {
         let (published, rounds) = watch::channel(None);
         let state = State::below(&settings.state_dir);
         let host = settings.host();
@@ -151,7 +154,7 @@ impl Reconciler {
             aside: BTreeSet::new(),
             udev_waits: 0,
             rounds: 0,
-            longhorn: watch_longhorn(&settings),
+            longhorn,
             releasing: Releasing::new(Mailbox::below(&settings.state_dir)),
             mount_units: settings
                 .mount_units
@@ -464,20 +467,6 @@ impl Reconciler {
         self.settings
             .interval
             .mul_f64(rand::rng().random_range(0.9..1.1))
-    }
-}
-
-/// Watches in a pod, or where the environment names a cluster.
-fn watch_longhorn(settings: &Settings) -> watch::Receiver<View> {
-    let cluster = ["KUBERNETES_SERVICE_HOST", "KUBECONFIG"]
-        .iter()
-        .any(|name| std::env::var_os(name).is_some());
-    match settings.longhorn {
-        Longhorn::Auto if cluster => longhorn::spawn(LonghornSettings {
-            namespace: settings.longhorn_namespace.clone(),
-            node_name: settings.node_name.clone(),
-        }),
-        Longhorn::Auto | Longhorn::Off => longhorn::off(),
     }
 }
 

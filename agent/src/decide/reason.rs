@@ -177,6 +177,55 @@ impl Reason {
         ]
         .contains(&self)
     }
+
+    /// It is worth telling people who did not ask: a disk that was perhaps meant
+    /// to be used is not. The rest is as anybody would expect, or passes.
+    pub fn is_news(self) -> bool {
+        match self {
+            Self::DuplicateIdentity
+            | Self::SystemDiskUnresolved
+            | Self::ReadOnly
+            | Self::Busy
+            | Self::Unreadable
+            | Self::ProbeFailed
+            | Self::NotAnswering
+            | Self::Signature
+            | Self::AmbivalentSignatures
+            | Self::ResidualData
+            | Self::SourcesDisagree
+            | Self::ClaimDamaged
+            | Self::FilesystemDamaged
+            | Self::AnotherNode
+            | Self::NotAdopted
+            | Self::NamelessLonghornDisk
+            | Self::DiskShrunk
+            | Self::MountedElsewhere
+            | Self::MountPathTaken
+            | Self::Partitioned
+            | Self::NoName => true,
+            Self::Partition
+            | Self::UnsupportedKind
+            | Self::HiddenPath
+            | Self::SystemDisk
+            | Self::LonghornVolume
+            | Self::NetworkTransport
+            | Self::UnknownTransport
+            | Self::Removable
+            | Self::CsiVolume
+            | Self::Denied
+            | Self::NotAllowed
+            | Self::TooSmall
+            | Self::Frozen
+            | Self::DiskLimit
+            | Self::FormatLimit
+            | Self::Mounted
+            | Self::Swap
+            | Self::Stacked
+            | Self::MultipathMember
+            | Self::UdevPending
+            | Self::Released => false,
+        }
+    }
 }
 
 impl fmt::Display for Reason {

@@ -155,6 +155,43 @@ impl Resource for Node {
     }
 }
 
+/// `longhorn.io/v1beta2` Replica, of which only the existence matters.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Replica {
+    /// Name and labels.
+    #[serde(default)]
+    pub metadata: ObjectMeta,
+}
+
+impl Resource for Replica {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind(_: &()) -> Cow<'_, str> {
+        "Replica".into()
+    }
+
+    fn group(_: &()) -> Cow<'_, str> {
+        "longhorn.io".into()
+    }
+
+    fn version(_: &()) -> Cow<'_, str> {
+        "v1beta2".into()
+    }
+
+    fn plural(_: &()) -> Cow<'_, str> {
+        "replicas".into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
 fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {

@@ -311,7 +311,9 @@ fn begin(
         proof.approved().cloned(),
     );
     let again = provision.begun.is_some();
-    let State { journal, ledger } = &around.state;
+    let State {
+        journal, ledger, ..
+    } = &around.state;
     journal.record(&entry)?;
     // The decision may be old: meanwhile another disk may have come by the
     // name, or formatting been frozen.

@@ -1,1 +1,12 @@
-//! The agent against an API server.
+//! The agent against an API server, and what a cluster is given to run it.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should say so and stop"
+)]
+
+mod longhorn_webhook;
+mod manifests;
