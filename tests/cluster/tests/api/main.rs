@@ -1,4 +1,4 @@
-//! The agent against an API server.
+//! The agent against an API server, and what a cluster is given to run it.
 
 #![allow(
     clippy::panic,
@@ -9,3 +9,4 @@
 )]
 
 mod longhorn_webhook;
+mod manifests;
