@@ -2,3 +2,5 @@
 //! and the part of Longhorn's manager that looks after disks.
 
 pub mod admission;
+pub mod endpoint;
+pub mod server;
