@@ -5,4 +5,5 @@ pub mod admission;
 pub mod endpoint;
 pub mod host;
 pub mod longhorn;
+pub mod longhorn_cluster;
 pub mod server;
