@@ -142,7 +142,9 @@ impl Manager {
         clippy::expect_used,
         reason = "a fixture that cannot go on should say so and stop"
     )]
-    pub fn start(config: Config, options: Options) -> Self {
+    pub fn start(mut config: Config, options: Options) -> Self {
+        // It tries again in its next round, as it is told.
+        config.default_retry = false;
         let (stop, stopped) = oneshot::channel::<()>();
         let (started, starting) = mpsc::channel();
         let thread = thread::Builder::new()
