@@ -9,6 +9,7 @@
 )]
 
 mod ask;
+mod longhorn_manager;
 mod longhorn_policy;
 mod longhorn_webhook;
 mod manifests;

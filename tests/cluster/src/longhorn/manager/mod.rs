@@ -314,8 +314,13 @@ impl Shared {
 
     /// A conflict is no trouble: the next look sees what the other has written.
     fn trouble(&self, node: &str, error: &Error) {
-        if objects::code(error) != Some(409) {
-            self.say(format!("{node}: {error}"));
+        match objects::code(error) {
+            Some(409) => {}
+            Some(code) => {
+                let message = objects::message(error);
+                self.say(format!("{node}: {code} {message}"));
+            }
+            None => self.say(format!("{node}: {error}")),
         }
     }
 
