@@ -3,5 +3,6 @@
 
 pub mod admission;
 pub mod endpoint;
+pub mod host;
 pub mod longhorn;
 pub mod server;
