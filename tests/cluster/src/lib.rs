@@ -1,2 +1,6 @@
 //! A cluster for tests, without one: an API server, Longhorn's admission webhook
 //! and the part of Longhorn's manager that looks after disks.
+
+pub mod endpoint;
+pub mod real;
+mod wait;

@@ -1,0 +1,27 @@
+//! From plain code into asynchronous code.
+
+use std::{future::Future, panic::resume_unwind, thread};
+
+use anyhow::{Context, Result};
+
+/// Runs it to its end on a runtime and a thread of its own, so that it can be
+/// called from a runtime too.
+pub(crate) fn block_on<F>(future: F) -> Result<F::Output>
+where
+    F: Future + Send,
+    F::Output: Send,
+{
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .context("a runtime")?;
+            Ok(runtime.block_on(future))
+        });
+        match thread.join() {
+            Ok(outcome) => outcome,
+            Err(panic) => resume_unwind(panic),
+        }
+    })
+}
