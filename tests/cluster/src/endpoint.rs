@@ -1,54 +1,28 @@
-//! Where an API server is, and who is asking: all that a client needs.
+//! An API server as a client needs to know it, whichever it is.
 
-use anyhow::{Context, Result};
-use kube::{Client, Config, config::AuthInfo};
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a fixture that cannot go on should say so and stop"
+)]
+
+use k8s_openapi::ByteString;
+use kube::{Client, Config};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
-use serde_json::json;
+use serde_json::{Value, json};
 
-/// An API server as one user sees it.
+/// Where an API server is, and as whom to speak to it.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    /// `http(s)://127.0.0.1:<port>`
+    /// `https://127.0.0.1:6443`.
     pub url: String,
-    /// Of the authority that signed its certificate; none over plain HTTP.
+    /// Certificates that the server's is signed by; none for plain HTTP.
     pub ca_pem: Option<String>,
-    /// Of the user.
+    /// Bearer token.
     pub token: String,
 }
 
 impl Endpoint {
-    /// For the library's client.
-    ///
-    /// # Errors
-    ///
-    /// When the URL or the certificate is not one.
-    pub fn config(&self) -> Result<Config> {
-        let mut config = Config::new(self.url.parse().context("the URL of the API server")?);
-        if let Some(pem) = &self.ca_pem {
-            let authorities: Result<Vec<_>, _> =
-                CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-            config.root_cert = Some(
-                authorities
-                    .context("the certificate of the authority")?
-                    .iter()
-                    .map(|certificate| certificate.to_vec())
-                    .collect(),
-            );
-        }
-        let token = json!({ "token": self.token });
-        config.auth_info = serde_json::from_value::<AuthInfo>(token).context("the token")?;
-        Ok(config)
-    }
-
-    /// Needs a runtime around it.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::config`], and when there can be no client with it.
-    pub fn client(&self) -> Result<Client> {
-        Client::try_from(self.config()?).context("a client")
-    }
-
     /// The same server for somebody else.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {
@@ -56,5 +30,47 @@ impl Endpoint {
             token: token.to_owned(),
             ..self.clone()
         }
+    }
+
+    /// For `kube`.
+    ///
+    /// # Panics
+    ///
+    /// When the URL or the certificates are none.
+    #[must_use]
+    pub fn config(&self) -> Config {
+        let mut config = Config::new(self.url.parse().expect("a URL"));
+        config.root_cert = self.ca_pem.as_ref().map(|pem| {
+            CertificateDer::pem_slice_iter(pem.as_bytes())
+                .map(|one| one.expect("a certificate").to_vec())
+                .collect()
+        });
+        config.auth_info.token = Some(self.token.clone().into());
+        config
+    }
+
+    /// Speaks to the server. It connects when it is used first.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::try_from(self.config()).expect("a client")
+    }
+
+    /// The text of a kubeconfig, as JSON, which is YAML as well.
+    #[must_use]
+    pub fn kubeconfig(&self) -> Value {
+        let mut cluster = json!({"server": self.url});
+        if let Some(pem) = &self.ca_pem {
+            cluster["certificate-authority-data"] = json!(ByteString(pem.clone().into_bytes()));
+        }
+        json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": "test", "user": {"token": self.token}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        })
     }
 }

@@ -5,6 +5,7 @@
 //! Requests are authorized by RBAC. There is one administrator with a token;
 //! tokens of ServiceAccounts are asked for as anywhere (`TokenRequest`).
 
+mod audit;
 mod keys;
 mod process;
 
@@ -21,8 +22,8 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use self::process::Process;
-use crate::{endpoint::Endpoint, wait::block_on};
+use self::{audit::Audit, process::Process};
+use crate::{endpoint::Endpoint, server::Seen, wait::block_on};
 
 /// Names the directory with `kube-apiserver` and `etcd`.
 pub const ASSETS: &str = "KUBEBUILDER_ASSETS";
@@ -44,7 +45,8 @@ pub struct RealServer {
     // files go last.
     apiserver: Process,
     etcd: Process,
-    _directory: TempDir,
+    directory: TempDir,
+    audit: Audit,
 }
 
 /// Of a kube-apiserver.
@@ -94,6 +96,7 @@ impl RealServer {
         let directory = TempDir::with_prefix("cluster-").context("a temporary directory")?;
         let files = directory.path();
         let ca_pem = keys::write(files)?;
+        audit::write_policy(files)?;
         let admin_token = Uuid::new_v4().to_string();
         let tokens = files.join("tokens.csv");
         fs::write(
@@ -117,7 +120,8 @@ impl RealServer {
             version,
             apiserver,
             etcd,
-            _directory: directory,
+            directory,
+            audit: Audit::default(),
         })
     }
 
@@ -143,6 +147,25 @@ impl RealServer {
     #[must_use]
     pub fn admin_token(&self) -> &str {
         &self.admin_token
+    }
+
+    /// Requests since they were last forgotten, in the order in which they were
+    /// answered.
+    ///
+    /// # Errors
+    ///
+    /// When the audit log cannot be read.
+    pub fn requests(&self) -> Result<Vec<Seen>> {
+        self.audit.requests(self.directory.path())
+    }
+
+    /// The log of requests begins anew.
+    ///
+    /// # Errors
+    ///
+    /// When the audit log cannot be read.
+    pub fn forget_requests(&self) -> Result<()> {
+        self.audit.forget(self.directory.path())
     }
 
     /// Process ids of the API server and of etcd.
@@ -226,6 +249,10 @@ fn apiserver_arguments(secure: SocketAddr, etcd: SocketAddr, version: Version) -
         // no Pod could be created.
         "--disable-admission-plugins=ServiceAccount".into(),
         "--profiling=false".into(),
+        format!("--audit-policy-file={}", audit::POLICY),
+        format!("--audit-log-path={}", audit::LOG),
+        // A request is in the log before its answer is complete.
+        "--audit-log-mode=blocking".into(),
     ];
     if version < (Version { major: 1, minor: 24 }) {
         // Open to every process of the machine, without any authentication.
@@ -254,7 +281,7 @@ fn wait(
                 bail!("{death}");
             }
         }
-        match block_on(ready(&endpoint))? {
+        match block_on(|| ready(&endpoint))? {
             Ok(()) => return Ok(()),
             Err(error) if Instant::now() > deadline => bail!(
                 "the API server did not become ready: {error:#}\n{}",
@@ -267,7 +294,7 @@ fn wait(
 
 async fn ready(endpoint: &Endpoint) -> Result<()> {
     let request = hyper::Request::get("/readyz").body(Vec::new())?;
-    let answer = endpoint.client()?.request_text(request).await?;
+    let answer = endpoint.client().request_text(request).await?;
     if answer == "ok" {
         Ok(())
     } else {

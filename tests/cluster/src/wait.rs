@@ -6,9 +6,8 @@ use anyhow::{Context, Result};
 
 /// Runs it to its end on a runtime and a thread of its own, so that it can be
 /// called from a runtime too.
-pub(crate) fn block_on<F>(future: F) -> Result<F::Output>
+pub(crate) fn block_on<F: Future>(make: impl FnOnce() -> F + Send) -> Result<F::Output>
 where
-    F: Future + Send,
     F::Output: Send,
 {
     thread::scope(|scope| {
@@ -17,7 +16,7 @@ where
                 .enable_all()
                 .build()
                 .context("a runtime")?;
-            Ok(runtime.block_on(future))
+            Ok(runtime.block_on(make()))
         });
         match thread.join() {
             Ok(outcome) => outcome,

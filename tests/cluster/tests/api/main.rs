@@ -7,4 +7,9 @@
     reason = "a test that cannot go on should say so and stop"
 )]
 
+mod ask;
 mod real;
+mod server_moods;
+mod server_objects;
+mod server_rights;
+mod server_watch;
