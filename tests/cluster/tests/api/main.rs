@@ -9,7 +9,5 @@
 
 mod ask;
 mod real;
-mod server_moods;
 mod server_objects;
-mod server_rights;
 mod server_watch;
