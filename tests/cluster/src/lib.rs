@@ -5,6 +5,8 @@
 pub mod admission;
 pub mod cluster;
 pub mod endpoint;
+pub mod host;
+pub mod longhorn;
 pub mod objects;
 pub mod real;
 pub mod server;
