@@ -2,9 +2,14 @@
 //! programs, the stand-in otherwise. A test that uses nothing else runs on both.
 
 #![allow(
+    clippy::indexing_slicing,
     clippy::panic,
     reason = "a fixture that cannot go on should say so and stop"
 )]
+
+mod longhorn;
+
+pub use longhorn::{LonghornWebhook, NAMESPACE};
 
 use std::{
     fmt::{Debug, Display},
@@ -17,11 +22,16 @@ use serde_json::Value;
 
 use crate::{
     endpoint::Endpoint,
+    longhorn::Policies,
     objects,
-    real::{self, RealServer},
+    real::{self, RealServer, Version},
     server::{Options, Seen, Server},
     wait::block_on,
 };
+
+/// The first version with admission policies, and with tokens that name their
+/// node: `1.30`.
+pub const POLICIES: u32 = 30;
 
 /// An API server; it ends when this is dropped.
 #[derive(Debug)]
@@ -32,7 +42,11 @@ pub struct Cluster {
 
 #[derive(Debug)]
 enum Side {
-    StandIn(Box<Server>),
+    StandIn {
+        server: Box<Server>,
+        /// Those that are applied count, as in the real one.
+        policies: Arc<Policies>,
+    },
     Real(Box<RealServer>),
 }
 
@@ -88,9 +102,14 @@ impl Cluster {
     #[must_use]
     pub fn stand_in_for(options: Options) -> Self {
         let server = Server::start(options);
+        let policies = Arc::new(Policies::default());
+        server.set_admission(Arc::clone(&policies) as _);
         Self {
             admin: server.endpoint(&server.admin_token()),
-            side: Side::StandIn(Box::new(server)),
+            side: Side::StandIn {
+                server: Box::new(server),
+                policies,
+            },
         }
     }
 
@@ -128,7 +147,7 @@ impl Cluster {
     #[must_use]
     pub fn stand_in(&self) -> Option<&Server> {
         match &self.side {
-            Side::StandIn(server) => Some(server),
+            Side::StandIn { server, .. } => Some(server),
             Side::Real(_) => None,
         }
     }
@@ -137,7 +156,7 @@ impl Cluster {
     #[must_use]
     pub fn real(&self) -> Option<&RealServer> {
         match &self.side {
-            Side::StandIn(_) => None,
+            Side::StandIn { .. } => None,
             Side::Real(server) => Some(server),
         }
     }
@@ -151,7 +170,7 @@ impl Cluster {
     #[must_use]
     pub fn requests(&self) -> Vec<Seen> {
         match &self.side {
-            Side::StandIn(server) => server.requests(),
+            Side::StandIn { server, .. } => server.requests(),
             Side::Real(server) => done("read the audit log", server.requests()),
         }
     }
@@ -163,7 +182,7 @@ impl Cluster {
     /// When the log cannot be read.
     pub fn forget_requests(&self) {
         match &self.side {
-            Side::StandIn(server) => server.forget_requests(),
+            Side::StandIn { server, .. } => server.forget_requests(),
             Side::Real(server) => done("read the audit log", server.forget_requests()),
         }
     }
@@ -214,6 +233,45 @@ impl Cluster {
         });
     }
 
+    /// Makes objects what they are here, as the administrator. A real API server
+    /// that is too old for a `ValidatingAdmissionPolicy` does without, and says so.
+    ///
+    /// # Panics
+    ///
+    /// When one is refused.
+    pub fn apply(&self, objects: &[Value]) {
+        self.ask("objects", async |client| {
+            for object in objects {
+                if self.is_since(POLICIES) || !is_policy(object) {
+                    objects::apply(client, object).await?;
+                } else {
+                    eprintln!("this API server is too old for {}", object["kind"]);
+                }
+            }
+            Ok(())
+        });
+    }
+
+    /// What is at a path; null where nothing is.
+    ///
+    /// # Panics
+    ///
+    /// When that cannot be told.
+    #[must_use]
+    pub fn get(&self, path: &str) -> Value {
+        self.ask(path, async |client| objects::get(client, path).await)
+    }
+
+    /// Whether the API server is at least of Kubernetes `1.<minor>`. The stand-in
+    /// is as new as any.
+    #[must_use]
+    pub fn is_since(&self, minor: u32) -> bool {
+        match &self.side {
+            Side::StandIn { .. } => true,
+            Side::Real(server) => server.version() >= Version { major: 1, minor },
+        }
+    }
+
     /// Requests of the administrator, from plain code.
     fn ask<T: Send>(
         &self,
@@ -227,6 +285,12 @@ impl Cluster {
         });
         done(what, outcome.and_then(|outcome| outcome))
     }
+}
+
+fn is_policy(object: &Value) -> bool {
+    object["kind"]
+        .as_str()
+        .is_some_and(|kind| kind.starts_with("ValidatingAdmissionPolicy"))
 }
 
 fn done<T>(what: &str, outcome: Result<T, impl Display + Debug>) -> T {

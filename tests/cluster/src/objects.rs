@@ -5,7 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use hyper::{Method, Request, header};
-use kube::Client;
+use kube::{
+    Client,
+    core::{DynamicObject, GroupVersionKind, Resource as _, Status},
+    discovery::pinned_kind,
+};
 use serde_json::{Value, json};
 
 /// Until a resource that was defined is served.
@@ -38,18 +42,77 @@ pub async fn send(client: &Client, method: Method, path: &str, body: &Value) -> 
         .with_context(|| format!("{method} {path}"))
 }
 
+/// What is at a path; null where nothing is.
+///
+/// # Errors
+///
+/// As [`send`].
+pub async fn get(client: &Client, path: &str) -> Result<Value> {
+    match send(client, Method::GET, path, &Value::Null).await {
+        Ok(object) => Ok(object),
+        Err(error) => match refusal(&error) {
+            Some(status) if status.code == 404 => Ok(Value::Null),
+            _ => Err(error),
+        },
+    }
+}
+
+/// Creates an object, or puts it in the place of the one that is there.
+///
+/// # Errors
+///
+/// As [`send`], and when the API server does not know its kind.
+pub async fn apply(client: &Client, object: &Value) -> Result<()> {
+    let of = |pointer| object.pointer(pointer).and_then(Value::as_str);
+    let (Some(api), Some(kind), Some(name)) =
+        (of("/apiVersion"), of("/kind"), of("/metadata/name"))
+    else {
+        bail!("no object: {object}");
+    };
+    let (group, version) = api.split_once('/').unwrap_or(("", api));
+    let kind = GroupVersionKind::gvk(group, version, kind);
+    let (resource, _) = pinned_kind(client, &kind)
+        .await
+        .with_context(|| format!("what a {api} {} is", kind.kind))?;
+    let collection = DynamicObject::url_path(&resource, of("/metadata/namespace"));
+    if create(client, &collection, object).await? {
+        return Ok(());
+    }
+    let path = format!("{collection}/{name}");
+    let there = send(client, Method::GET, &path, &Value::Null).await?;
+    let mut object = object.clone();
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        let version = there.pointer("/metadata/resourceVersion").cloned();
+        metadata.insert("resourceVersion".into(), version.unwrap_or_default());
+    }
+    send(client, Method::PUT, &path, &object).await.map(drop)
+}
+
 /// Creates an object, unless one of that name is there.
 ///
 /// # Errors
 ///
 /// As [`send`].
 pub async fn ensure(client: &Client, collection: &str, object: &Value) -> Result<()> {
+    create(client, collection, object).await.map(drop)
+}
+
+/// Whether it was created; not where one of that name is there.
+async fn create(client: &Client, collection: &str, object: &Value) -> Result<bool> {
     match send(client, Method::POST, collection, object).await {
-        Ok(_) => Ok(()),
-        Err(error) => match error.downcast_ref::<kube::Error>() {
-            Some(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Ok(_) => Ok(true),
+        Err(error) => match refusal(&error) {
+            Some(status) if status.is_already_exists() => Ok(false),
             _ => Err(error),
         },
+    }
+}
+
+/// What the API server says in an error.
+fn refusal(error: &anyhow::Error) -> Option<&Status> {
+    match error.downcast_ref::<kube::Error>() {
+        Some(kube::Error::Api(status)) => Some(status),
+        _ => None,
     }
 }
 
@@ -129,13 +192,7 @@ async fn pod_on(client: &Client, namespace: &str, account: &str, node: &str) -> 
         },
     });
     ensure(client, &pods, &object).await?;
-    let pod = send(
-        client,
-        Method::GET,
-        &format!("{pods}/{name}"),
-        &Value::Null,
-    )
-    .await?;
+    let pod = send(client, Method::GET, &format!("{pods}/{name}"), &Value::Null).await?;
     Ok(json!({
         "apiVersion": "v1",
         "kind": "Pod",

@@ -238,10 +238,7 @@ fn apiserver_arguments(secure: SocketAddr, etcd: SocketAddr, version: Version) -
         "--token-auth-file=tokens.csv".into(),
         "--service-account-issuer=https://kubernetes.default.svc".into(),
         format!("--service-account-signing-key-file={}", keys::ACCOUNTS_KEY),
-        format!(
-            "--service-account-key-file={}",
-            keys::ACCOUNTS_PUBLIC_KEY
-        ),
+        format!("--service-account-key-file={}", keys::ACCOUNTS_PUBLIC_KEY),
         "--service-cluster-ip-range=10.0.0.0/24".into(),
         "--authorization-mode=RBAC".into(),
         "--allow-privileged=true".into(),
@@ -254,7 +251,12 @@ fn apiserver_arguments(secure: SocketAddr, etcd: SocketAddr, version: Version) -
         // A request is in the log before its answer is complete.
         "--audit-log-mode=blocking".into(),
     ];
-    if version < (Version { major: 1, minor: 24 }) {
+    if version
+        < (Version {
+            major: 1,
+            minor: 24,
+        })
+    {
         // Open to every process of the machine, without any authentication.
         arguments.push("--insecure-port=0".into());
     }

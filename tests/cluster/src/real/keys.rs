@@ -26,8 +26,8 @@ pub(super) fn write(directory: &Path) -> Result<String> {
         .context("sign the authority's certificate")?;
 
     let key = KeyPair::generate().context("a key")?;
-    let mut server = CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()])
-        .context("a server")?;
+    let mut server =
+        CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).context("a server")?;
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let signed = server
         .signed_by(&key, &Issuer::from_params(&authority, authority_key))

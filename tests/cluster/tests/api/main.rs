@@ -9,6 +9,7 @@
 )]
 
 mod ask;
+mod cluster;
 mod longhorn_policy;
 mod longhorn_webhook;
 mod manifests;

@@ -28,7 +28,10 @@ fn refusal(apiserver: &str, etcd: &str) -> String {
 #[test]
 fn an_api_server_that_ends_at_once_is_reported_with_its_last_words() {
     let said = refusal("echo unknown flag >&2; exit 7", "exec sleep 1000");
-    assert!(said.contains("kube-apiserver ended with exit status: 7"), "{said}");
+    assert!(
+        said.contains("kube-apiserver ended with exit status: 7"),
+        "{said}"
+    );
     assert!(said.contains("unknown flag"), "{said}");
 }
 
@@ -59,12 +62,18 @@ fn what_was_started_ends_with_a_start_that_failed() {
     let counter = TempDir::new().expect("a directory");
     let file = counter.path().join("pid");
     let said = refusal(
-        &format!("while ! [ -s {} ]; do sleep 0.05; done; exit 1", file.display()),
+        &format!(
+            "while ! [ -s {} ]; do sleep 0.05; done; exit 1",
+            file.display()
+        ),
         &format!("echo $$ > {}; exec sleep 1000", file.display()),
     );
     let pid = fs::read_to_string(&file).expect("etcd was started");
     let pid = pid.trim();
-    assert!(!Path::new("/proc").join(pid).exists(), "{pid} is there: {said}");
+    assert!(
+        !Path::new("/proc").join(pid).exists(),
+        "{pid} is there: {said}"
+    );
 }
 
 #[test]
