@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
 
@@ -19,6 +19,10 @@ pub(super) const ACCOUNTS_PUBLIC_KEY: &str = "accounts.pub";
 pub(super) fn write(directory: &Path) -> Result<String> {
     let authority_key = KeyPair::generate().context("a key")?;
     let mut authority = CertificateParams::new(Vec::new()).context("an authority")?;
+    // With one name for both, OpenSSL takes the server's for self-signed.
+    authority
+        .distinguished_name
+        .push(DnType::CommonName, "authority of a cluster for tests");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let certificate = authority
@@ -28,6 +32,9 @@ pub(super) fn write(directory: &Path) -> Result<String> {
     let key = KeyPair::generate().context("a key")?;
     let mut server =
         CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).context("a server")?;
+    server
+        .distinguished_name
+        .push(DnType::CommonName, "kube-apiserver");
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let signed = server
         .signed_by(&key, &Issuer::from_params(&authority, authority_key))

@@ -11,7 +11,7 @@ use axum::{
     http::{Method, Request, Response, header},
 };
 use cluster_fixtures::{
-    cluster::Cluster,
+    cluster::{Cluster, POLICIES},
     endpoint::Endpoint,
     server::{Options, longhorn_node_crd},
 };
@@ -32,7 +32,7 @@ pub struct Place {
     pub client: Client,
     pub endpoint: Endpoint,
     pub namespace: String,
-    _cluster: Arc<Cluster>,
+    cluster: Arc<Cluster>,
 }
 
 impl Place {
@@ -53,8 +53,14 @@ impl Place {
             namespace: namespace.to_owned(),
             client,
             endpoint,
-            _cluster: cluster,
+            cluster,
         }
+    }
+
+    /// Whether the API server is one that the agent is made for. Older ones differ
+    /// in small things that no client of ours needs, and are not held to them.
+    pub fn is_of_today(&self) -> bool {
+        self.cluster.is_since(POLICIES)
     }
 
     /// The path of Longhorn's Nodes in the namespace of the test.
