@@ -8,5 +8,8 @@
 )]
 
 mod ask;
+mod server_kubectl;
+mod server_moods;
 mod server_objects;
+mod server_rights;
 mod server_watch;
