@@ -38,6 +38,8 @@ pub struct Place {
 impl Place {
     pub async fn new() -> Self {
         let cluster = Cluster::shared(Options {
+            // `kubectl` sends no token over plain HTTP.
+            tls: true,
             rbac: true,
             ..Options::default()
         });
@@ -224,6 +226,12 @@ impl Watch {
                 }
             }
         }
+    }
+
+    /// Whether the connection breaks, and the watch does not just end.
+    pub async fn breaks(&mut self) -> bool {
+        let chunk = tokio::time::timeout(PATIENCE, self.chunks.next()).await;
+        chunk.expect("an end").is_some_and(|chunk| chunk.is_err())
     }
 
     /// The next event that is no bookmark, as its type and the object's name.

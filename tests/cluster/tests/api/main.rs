@@ -14,5 +14,8 @@ mod longhorn_policy;
 mod longhorn_webhook;
 mod manifests;
 mod real;
+mod server_kubectl;
+mod server_moods;
 mod server_objects;
+mod server_rights;
 mod server_watch;
