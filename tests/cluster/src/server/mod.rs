@@ -17,7 +17,8 @@
 //! garbage, namespaces stay `Terminating`, pods go at once), no managed fields,
 //! no quota, no defaulting of built-in kinds, and of their fields only those of
 //! events are checked. `patch` says what server-side apply does not do. Lists
-//! are never cut into chunks.
+//! are never cut into chunks. Protobuf is not spoken, which a few commands of
+//! `kubectl` need to create something (`auth can-i`, `create token`).
 
 #![allow(
     clippy::expect_used,

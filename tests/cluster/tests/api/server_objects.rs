@@ -69,7 +69,11 @@ async fn a_patch_that_changes_nothing_keeps_the_version() {
     let same =
         json!({"spec": {"disks": {"a": {"path": "/mnt/longhorn/a"}}}, "status": {"zone": "z"}});
     let (code, patched) = merge(&at.client, &at.node("k3s2"), &same).await;
-    assert_eq!((code, version(&patched)), (200, version(&made)));
+    assert_eq!(code, 200);
+    // The other ones note when it was that somebody changed nothing.
+    if at.is_of_today() {
+        assert_eq!(version(&patched), version(&made));
+    }
     let other = json!({"spec": {"disks": {"a": {"path": "/mnt/longhorn/b"}}}});
     let (_, patched) = merge(&at.client, &at.node("k3s2"), &other).await;
     assert_ne!(version(&patched), version(&made));
@@ -138,6 +142,9 @@ async fn fields_that_the_schema_does_not_know_are_dropped() {
     assert_eq!(code, 201, "{made}");
     assert_eq!(made["spec"], crate::ask::longhorn_node("k3s2")["spec"]);
     assert_eq!(made.get("nonsense"), None);
+    if !at.is_of_today() {
+        return;
+    }
     assert!(
         warnings.contains(&r#"299 - "unknown field \"spec.disks.a.nonsense\"""#.to_owned()),
         "{warnings:?}"
@@ -175,12 +182,17 @@ async fn values_that_the_schema_does_not_allow_are_refused_with_their_paths() {
         })
         .collect();
     causes.sort_unstable();
+    let wrong_type = if at.is_of_today() {
+        "FieldValueTypeInvalid"
+    } else {
+        "FieldValueInvalid"
+    };
     assert_eq!(
         causes,
         [
             (
                 "spec.allowScheduling",
-                "FieldValueTypeInvalid",
+                wrong_type,
                 "Invalid value: \"string\": spec.allowScheduling in body must be of type boolean: \"string\"",
             ),
             (
@@ -190,7 +202,7 @@ async fn values_that_the_schema_does_not_allow_are_refused_with_their_paths() {
             ),
             (
                 "spec.disks.a.storageReserved",
-                "FieldValueTypeInvalid",
+                wrong_type,
                 "Invalid value: \"number\": spec.disks.a.storageReserved in body must be of type integer: \"number\"",
             ),
         ]
@@ -253,8 +265,7 @@ async fn a_put_needs_the_version_that_is_stored() {
     assert_eq!(code, 422, "{refused}");
     assert_eq!(
         refused["message"],
-        "nodes.longhorn.io \"k3s2\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update"
-            .replace("nodes.", "Node.").replace("value: 0", "value: 0x0")
+        "nodes.longhorn.io \"k3s2\" is invalid: metadata.resourceVersion: Invalid value: 0x0: must be specified for an update"
     );
 }
 
@@ -470,8 +481,11 @@ async fn an_event_is_the_same_in_both_of_its_groups() {
     let again = json!({"series": {"count": 2, "lastObservedTime": "2030-01-01T00:01:00.000000Z"}});
     let (code, patched) = merge(&at.client, &format!("{path}/e"), &again).await;
     assert_eq!((code, &patched["series"]["count"]), (200, &json!(2)));
-    let (code, refused) = merge(&at.client, &format!("{path}/e"), &json!({"note": "other"})).await;
-    assert_eq!(code, 422, "{refused}");
+    if at.is_of_today() {
+        let other = json!({"note": "other"});
+        let (code, refused) = merge(&at.client, &format!("{path}/e"), &other).await;
+        assert_eq!(code, 422, "{refused}");
+    }
     event["metadata"] = json!({"name": "e2"});
     event["action"] = json!("");
     let (code, refused) = post(&at.client, &path, &event).await;
@@ -497,7 +511,11 @@ async fn a_body_that_is_no_object_of_this_kind_is_refused() {
     assert_eq!(post(&at.client, &at.nodes(), &elsewhere).await.0, 400);
     at.make_node("k3s2").await;
     let rename = json!({"metadata": {"name": "other"}});
-    assert_eq!(merge(&at.client, &at.node("k3s2"), &rename).await.0, 400);
+    let refused = if at.is_of_today() { 400 } else { 422 };
+    assert_eq!(
+        merge(&at.client, &at.node("k3s2"), &rename).await.0,
+        refused
+    );
     let number = json!({"metadata": {"annotations": {"a": 1}}});
     assert_eq!(merge(&at.client, &at.node("k3s2"), &number).await.0, 400);
     let (code, _) = ask(
