@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     call::{Answer, Call, parsed},
+    checks::check_texts,
     failure::{Failure, Flaw},
     object::{self, text},
     patch::Patch,
@@ -120,7 +121,10 @@ impl Call<'_> {
             object::metadata(&mut given)?.insert("name".to_owned(), name.into());
         }
         let blind = text(&given, "/metadata/resourceVersion").is_empty();
-        if blind && !self.resource.blind_update {
+        let place = self.resource.place();
+        let there = (self.shared.store).read(&place, self.namespace(), &self.target.name);
+        // What is not there is not found, whatever was said of it.
+        if blind && !self.resource.blind_update && there.is_some() {
             let why = "must be specified for an update";
             let flaw = Flaw::invalid("metadata.resourceVersion", &json!(0), why);
             let flaw = Flaw {
@@ -153,6 +157,7 @@ impl Call<'_> {
         }
         self.modify(|before| {
             let mut after = patch.apply(before)?;
+            check_texts(&after).map_err(|why| Failure::patched_is_no_object(&after, &why))?;
             self.check_kind(&mut after)?;
             self.check_namespace(&mut after)?;
             Ok(after)
@@ -355,8 +360,13 @@ impl Call<'_> {
             let wanted = text(wanted, &format!("/{field}"));
             let is = text(stored, &format!("/metadata/{field}"));
             if !wanted.is_empty() && wanted != is {
+                let since = if field == "uid" {
+                    "deleted and then recreated"
+                } else {
+                    "modified"
+                };
                 let why = format!(
-                    "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {is}"
+                    "the {what} in the precondition ({wanted}) does not match the {what} in record ({is}). The object might have been {since}"
                 );
                 return Err(Failure::conflict(&self.resource, &self.target.name, &why));
             }
