@@ -127,7 +127,14 @@ impl Call<'_> {
                 message: flaw.message.replacen('0', "0x0", 1),
                 ..flaw
             };
-            return Err(Failure::invalid(&self.resource, &self.target.name, &[flaw]));
+            // Here, and nowhere else, the real one names the resource for the kind.
+            let (resource, name) = (&self.resource, &self.target.name);
+            return Err(Failure::invalid_kind(
+                &resource.plural,
+                &resource.group,
+                name,
+                &[flaw],
+            ));
         }
         self.modify(|_| Ok(given.clone()))
     }

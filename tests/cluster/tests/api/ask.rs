@@ -1,15 +1,19 @@
 //! Requests as tests make them, to an API server of which they know nothing but
 //! the address: what it answers is looked at as it comes over the wire.
 
-use std::{sync::atomic::AtomicUsize, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use axum::{
     body::BodyDataStream,
     http::{Method, Request, Response, header},
 };
 use cluster_fixtures::{
+    cluster::Cluster,
     endpoint::Endpoint,
-    server::{Options, Server, longhorn_node_crd},
+    server::{Options, longhorn_node_crd},
 };
 use futures_util::StreamExt;
 use kube::{Client, client::Body};
@@ -28,22 +32,18 @@ pub struct Place {
     pub client: Client,
     pub endpoint: Endpoint,
     pub namespace: String,
-    _server: Server,
+    _cluster: Arc<Cluster>,
 }
 
 impl Place {
     pub async fn new() -> Self {
-        let server = Server::start(Options {
+        let cluster = Cluster::shared(Options {
             // `kubectl` sends no token over plain HTTP.
             tls: true,
             rbac: true,
             ..Options::default()
         });
-        let endpoint = server.endpoint(&server.admin_token());
-        Self::at(server, endpoint).await
-    }
-
-    async fn at(server: Server, endpoint: Endpoint) -> Self {
+        let endpoint = cluster.admin().clone();
         let client = endpoint.client();
         install(&client, &longhorn_node_crd()).await;
         let new = json!({
@@ -55,7 +55,7 @@ impl Place {
             namespace: namespace.to_owned(),
             client,
             endpoint,
-            _server: server,
+            _cluster: cluster,
         }
     }
 

@@ -1,13 +1,19 @@
-//! The agent against an API server.
+//! The agent against an API server, and what a cluster is given to run it.
 
 #![allow(
+    clippy::panic,
+    clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
-    clippy::panic,
     reason = "a test that cannot go on should say so and stop"
 )]
 
 mod ask;
+mod cluster;
+mod longhorn_policy;
+mod longhorn_webhook;
+mod manifests;
+mod real;
 mod server_kubectl;
 mod server_moods;
 mod server_objects;

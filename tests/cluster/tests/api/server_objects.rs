@@ -253,8 +253,7 @@ async fn a_put_needs_the_version_that_is_stored() {
     assert_eq!(code, 422, "{refused}");
     assert_eq!(
         refused["message"],
-        "nodes.longhorn.io \"k3s2\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update"
-            .replace("nodes.", "Node.").replace("value: 0", "value: 0x0")
+        "nodes.longhorn.io \"k3s2\" is invalid: metadata.resourceVersion: Invalid value: 0x0: must be specified for an update"
     );
 }
 
