@@ -9,7 +9,7 @@ use std::{
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::ask::{Place, longhorn_node, merge, post, text};
+use crate::ask::{Place, longhorn_node, merge};
 
 /// `kubectl` with a configuration and a home of its own.
 struct Kubectl {
@@ -320,19 +320,25 @@ async fn kubectl_says_who_one_is_and_what_one_may_not_do() {
     let at = Place::new().await;
     let kubectl = Kubectl::new(&at);
     let name = "jsonpath={.status.userInfo.username}";
+    let other = format!("{}-other", at.namespace);
+    kubectl.says(&["create", "namespace", &other]);
+    assert_eq!(
+        kubectl.says(&["get", "ns", &other, "-o", "name"]),
+        format!("namespace/{other}")
+    );
     // Older servers cannot be asked.
     let who = || {
         at.is_of_today()
             .then(|| kubectl.says(&["auth", "whoami", "-o", name]))
     };
     let admin = who();
-    let account =
-        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "agent"}});
-    let file = kubectl.file("account.json", &account.to_string());
-    kubectl.says(&["create", "-f", &file]);
-    let asked = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}});
-    let (_, made) = post(&at.client, &at.core("serviceaccounts/agent/token"), &asked).await;
-    let agent = at.endpoint.with_token(text(&made, "/status/token"));
+    assert_eq!(
+        kubectl.says(&["auth", "can-i", "delete", "nodes.longhorn.io"]),
+        "yes"
+    );
+    kubectl.says(&["create", "serviceaccount", "agent"]);
+    let token = kubectl.says(&["create", "token", "agent"]);
+    let agent = at.endpoint.with_token(&token);
     kubectl.file("config", &agent.kubeconfig().to_string());
     let user = format!("system:serviceaccount:{}:agent", at.namespace);
     assert_ne!(admin.as_ref(), Some(&user));
@@ -342,4 +348,7 @@ async fn kubectl_says_who_one_is_and_what_one_may_not_do() {
         "Error from server (Forbidden): nodes.longhorn.io is forbidden: User \"{user}\" cannot list"
     );
     assert!(refused.starts_with(&forbidden), "{refused}");
+    let may = ["auth", "can-i", "delete", "nodes.longhorn.io"];
+    let output = kubectl.output(&may);
+    assert_eq!(squeezed(&output.stdout), "no");
 }

@@ -395,6 +395,24 @@ async fn a_deletion_can_be_for_one_object_only() {
 }
 
 #[tokio::test]
+async fn a_deletion_can_be_for_all_that_a_selector_finds() {
+    let at = Place::new().await;
+    for name in ["a", "b", "c"] {
+        at.make_node(name).await;
+    }
+    for name in ["a", "b"] {
+        let labelled = json!({"metadata": {"labels": {"tier": "fast"}}});
+        merge(&at.client, &at.node(name), &labelled).await;
+    }
+    let selected = format!("{}?labelSelector=tier%3Dfast", at.nodes());
+    assert_eq!(delete(&at.client, &selected, &Value::Null).await.0, 200);
+    let (_, left) = get(&at.client, &at.nodes()).await;
+    let left = left["items"].as_array().expect("items");
+    let left: Vec<&str> = left.iter().map(|one| text(one, "/metadata/name")).collect();
+    assert_eq!(left, ["c"]);
+}
+
+#[tokio::test]
 async fn a_rehearsal_stores_nothing() {
     let at = Place::new().await;
     let new = crate::ask::longhorn_node("k3s2");
