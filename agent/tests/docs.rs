@@ -17,6 +17,7 @@ use disk_discovery::{
     config::{Options, Settings},
     decide::{Obstacle, Reason},
     observe::{Dirty, Host, Observer},
+    releases::ReleaseState,
     report::degraded,
     state::State,
     workers::{self, Overdue},
@@ -171,6 +172,18 @@ fn every_degraded_state_is_described_and_no_other() {
     let text = text_of("docs/operating.md");
     let described = first_cells(&chapter(&text, "## Degraded states"));
     assert_eq!(described, codes);
+}
+
+#[test]
+fn every_state_of_a_release_is_described_and_no_other() {
+    let text = text_of("docs/operating.md");
+    let described = first_cells(&chapter(&text, "## Releasing a disk"));
+    let states = ReleaseState::ALL.iter().map(|state| {
+        let shown = serde_json::to_value(state).expect("a value");
+        assert_eq!(shown, state.name(), "two names for one state");
+        state.name().to_owned()
+    });
+    assert_eq!(described, states.collect::<BTreeSet<_>>());
 }
 
 #[test]
