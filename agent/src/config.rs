@@ -51,6 +51,82 @@ pub enum Longhorn {
     Off,
 }
 
+/// What becomes of the scheduling of a registered disk that is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnMissing {
+    /// It is told, and nothing is changed.
+    Report,
+    /// It is switched off until the disk is back.
+    StopScheduling,
+}
+
+/// What Longhorn leaves free on a new disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reserved {
+    /// So many bytes.
+    Bytes(u64),
+    /// So much of its filesystem in a hundred.
+    Percent(u8),
+}
+
+impl Reserved {
+    /// In bytes, for a filesystem of that capacity; none where it is not known
+    /// and would be needed.
+    pub fn of(self, capacity: Option<u64>) -> Option<u64> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Percent(percent) => Some(capacity? / 100 * u64::from(percent)),
+        }
+    }
+}
+
+impl FromStr for Reserved {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bad = || {
+            format!("{text:?} is not possible; write a size such as 0, 10GB or 50GiB, or 0% to 90%")
+        };
+        match text.trim().strip_suffix('%') {
+            Some(percent) => percent
+                .trim()
+                .parse()
+                .ok()
+                .filter(|percent| *percent <= 90)
+                .map(Self::Percent)
+                .ok_or_else(bad),
+            None => match text.trim() {
+                "0" => Ok(Self::Bytes(0)),
+                size => size
+                    .parse::<Bytes>()
+                    .ok()
+                    // Longhorn counts in signed numbers.
+                    .filter(|bytes| i64::try_from(bytes.0).is_ok())
+                    .map(|bytes| Self::Bytes(bytes.0))
+                    .ok_or_else(bad),
+            },
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Reserved {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // A bare 0 is a number in YAML.
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Given {
+            Number(u64),
+            Text(String),
+        }
+        let text = match Given::deserialize(deserializer)? {
+            Given::Number(number) => number.to_string(),
+            Given::Text(text) => text,
+        };
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// A duration as `90s`, `5m`, `1h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span(Duration);
@@ -180,7 +256,7 @@ pub struct Options {
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     #[serde(deserialize_with = "present")]
     pub node_name: Option<String>,
-    /// Whether what Longhorn has registered on this node is shown; read only [default: auto]
+    /// Whether disks are registered with Longhorn on this node, in mode enforce; otherwise what it has is shown [default: auto]
     #[arg(long, env = "DISK_DISCOVERY_LONGHORN", value_enum)]
     #[serde(deserialize_with = "present")]
     pub longhorn: Option<Longhorn>,
@@ -188,6 +264,26 @@ pub struct Options {
     #[arg(long, env = "DISK_DISCOVERY_LONGHORN_NAMESPACE", value_name = "NAME")]
     #[serde(deserialize_with = "present")]
     pub longhorn_namespace: Option<String>,
+    /// What becomes of the scheduling of a registered disk that is missing [default: report]
+    #[arg(long, env = "DISK_DISCOVERY_ON_MISSING", value_enum)]
+    #[serde(deserialize_with = "present")]
+    pub on_missing: Option<OnMissing>,
+    /// Whether new disks get the tags ssd, hdd and nvme in Longhorn, by what they are [default: true]
+    #[arg(long, env = "DISK_DISCOVERY_LONGHORN_TAGS", value_name = "BOOL")]
+    #[serde(deserialize_with = "present")]
+    pub longhorn_tags: Option<bool>,
+    /// What Longhorn leaves free on a new disk: a size, or a part of it as 5% [default: 0]
+    #[arg(
+        long,
+        env = "DISK_DISCOVERY_LONGHORN_RESERVED",
+        value_name = "SIZE|PERCENT"
+    )]
+    #[serde(deserialize_with = "present")]
+    pub longhorn_reserved: Option<Reserved>,
+    /// Whether disks are also named in node.longhorn.io/default-disks-config on the Kubernetes Node [default: false]
+    #[arg(long, env = "DISK_DISCOVERY_DEFAULT_DISKS", value_name = "BOOL")]
+    #[serde(deserialize_with = "present")]
+    pub default_disks: Option<bool>,
 }
 
 /// The options with defaults filled in and checked.
@@ -223,6 +319,14 @@ pub struct Settings {
     pub longhorn: Longhorn,
     /// Where Longhorn's objects are.
     pub longhorn_namespace: String,
+    /// What becomes of the scheduling of a registered disk that is missing.
+    pub on_missing: OnMissing,
+    /// New disks get tags in Longhorn.
+    pub longhorn_tags: bool,
+    /// What Longhorn leaves free on a new disk.
+    pub longhorn_reserved: Reserved,
+    /// Disks are also named on the Kubernetes Node.
+    pub default_disks: bool,
 }
 
 /// An option cannot be used.
@@ -327,6 +431,10 @@ impl Options {
             node_name: self.node_name.or(lower.node_name),
             longhorn: self.longhorn.or(lower.longhorn),
             longhorn_namespace: self.longhorn_namespace.or(lower.longhorn_namespace),
+            on_missing: self.on_missing.or(lower.on_missing),
+            longhorn_tags: self.longhorn_tags.or(lower.longhorn_tags),
+            longhorn_reserved: self.longhorn_reserved.or(lower.longhorn_reserved),
+            default_disks: self.default_disks.or(lower.default_disks),
         }
     }
 
@@ -413,6 +521,10 @@ impl Options {
             node_name: node_name.clone(),
             longhorn: self.longhorn.unwrap_or(Longhorn::Auto),
             longhorn_namespace: namespace,
+            on_missing: self.on_missing.unwrap_or(OnMissing::Report),
+            longhorn_tags: self.longhorn_tags.unwrap_or(true),
+            longhorn_reserved: self.longhorn_reserved.unwrap_or(Reserved::Bytes(0)),
+            default_disks: self.default_disks.unwrap_or(false),
             mode: self.mode.unwrap_or(Mode::Observe),
             policy: Policy {
                 min_size,

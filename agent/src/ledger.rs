@@ -1,7 +1,10 @@
 //! What the agent keeps account of on the host besides its journal:
 //! `<state>/ledger.json` has the names that disks were given here, the disks
-//! begun in the last hour, the approvals that were used, and a freeze that the
-//! cluster asked for. `<state>/frozen` is a person's own file.
+//! begun in the last hour, the approvals that were used, a freeze that the
+//! cluster asked for, and the disks that were released. `<state>/frozen` is a
+//! person's own file.
+
+mod releases;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +24,7 @@ use crate::{
     fact::{Fact, Unreadable},
     units::{DevNo, DiskName},
 };
+pub use releases::{Release, ReleasePhase};
 
 /// Format of the file.
 const VERSION: u32 = 1;
@@ -40,6 +44,10 @@ pub struct Account {
     /// Disks that were mounted here, by the UUID of their filesystem.
     #[serde(default)]
     disks: BTreeMap<Uuid, Kept>,
+    /// Disks that a person wants to take away, by the UUID of their filesystem.
+    /// Left out when there are none: an older agent knows no such field.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    releases: BTreeMap<Uuid, Release>,
 }
 
 /// What is kept of a disk for life.
@@ -87,6 +95,25 @@ impl Account {
             .iter()
             .filter(move |format| format.at.abs_diff(now) < HOUR)
     }
+
+    /// Whether a name may be that of a disk.
+    fn check_name(&self, filesystem: Uuid, name: &DiskName) -> Result<(), LedgerError> {
+        let other = |(uuid, kept): &(&Uuid, &Kept)| **uuid != filesystem && kept.name == *name;
+        if let Some((owner, _)) = self.disks.iter().find(other) {
+            return Err(LedgerError::Owned {
+                name: name.clone(),
+                owner: *owner,
+            });
+        }
+        let kept = self.disks.get(&filesystem);
+        match kept.filter(|kept| kept.name != *name) {
+            Some(kept) => Err(LedgerError::Named {
+                filesystem,
+                name: kept.name.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What decisions need to know of the account.
@@ -102,6 +129,9 @@ pub struct Standing {
     /// Disks that were mounted here, by the UUID of their filesystem.
     #[serde(default)]
     pub disks: BTreeMap<Uuid, Kept>,
+    /// Disks that a person wants to take away, by the UUID of their filesystem.
+    #[serde(default)]
+    pub releases: BTreeMap<Uuid, Release>,
     /// This boot.
     #[serde(default)]
     pub boot: String,
@@ -146,6 +176,9 @@ pub enum LedgerError {
         /// Whose it is.
         owner: Uuid,
     },
+    /// It is not leaving, or a person has called that off.
+    #[error("the disk with filesystem {0} is not being released")]
+    NotLeaving(Uuid),
 }
 
 /// The account on the host. Clones share a lock: two disks that begin at the
@@ -176,6 +209,7 @@ impl Ledger {
                 used_approvals: account.used_approvals,
                 frozen: file.or(account.frozen_by_cluster),
                 disks: account.disks,
+                releases: account.releases,
                 boot: boot_id(),
             })
         })
@@ -294,23 +328,7 @@ impl Ledger {
             .known()
             .map_err(|why| LedgerError::Read(why.clone()))?
             .clone();
-        let other = |(uuid, kept): &(&Uuid, &Kept)| **uuid != filesystem && kept.name == *name;
-        if let Some((owner, _)) = account.disks.iter().find(other) {
-            return Err(LedgerError::Owned {
-                name: name.clone(),
-                owner: *owner,
-            });
-        }
-        if let Some(kept) = account
-            .disks
-            .get(&filesystem)
-            .filter(|kept| kept.name != *name)
-        {
-            return Err(LedgerError::Named {
-                filesystem,
-                name: kept.name.clone(),
-            });
-        }
+        account.check_name(filesystem, name)?;
         let kept = Kept {
             name: name.clone(),
             mounted,

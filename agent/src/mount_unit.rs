@@ -7,7 +7,7 @@
 //! boot or `daemon-reload`; nothing is asked of systemd.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -65,6 +65,10 @@ pub struct MountUnits {
     mount_root: PathBuf,
     right: BTreeMap<DiskName, (Uuid, Filesystem)>,
     problems: BTreeMap<DiskName, String>,
+    /// Disks that have no unit any more.
+    withdrawn: BTreeSet<DiskName>,
+    /// Units that should be gone and are not, with why.
+    kept: BTreeMap<DiskName, String>,
 }
 
 impl MountUnits {
@@ -75,6 +79,8 @@ impl MountUnits {
             mount_root,
             right: BTreeMap::new(),
             problems: BTreeMap::new(),
+            withdrawn: BTreeSet::new(),
+            kept: BTreeMap::new(),
         }
     }
 
@@ -120,14 +126,54 @@ impl MountUnits {
         self.problems = problems;
     }
 
+    /// Makes sure that disks that were released have no unit: systemd would mount
+    /// them at the next boot. Those that had none are looked at again when `anew`.
+    pub fn withdraw<'a>(&mut self, released: impl Iterator<Item = &'a DiskName>, anew: bool) {
+        if anew {
+            self.withdrawn.clear();
+        }
+        let (mut withdrawn, mut kept) = (BTreeSet::new(), BTreeMap::new());
+        for name in released {
+            self.right.remove(name);
+            if self.withdrawn.contains(name) {
+                withdrawn.insert(name.clone());
+                continue;
+            }
+            match remove(&self.directory, &self.mount_root, name) {
+                Ok(()) => {
+                    withdrawn.insert(name.clone());
+                }
+                // Somebody else has one for it, as in fstab: that is theirs to remove.
+                Err(error @ (UnitError::NotOurs { .. } | UnitError::NoUnit { .. })) => {
+                    tracing::warn!(%name, error = chain(&error), "no unit is removed for a released disk");
+                    withdrawn.insert(name.clone());
+                }
+                Err(error @ (UnitError::Read { .. } | UnitError::Write(_))) => {
+                    let error = chain(&error);
+                    if self.kept.get(name) != Some(&error) {
+                        tracing::warn!(%name, error, "the unit of a released disk stays");
+                    }
+                    kept.insert(name.clone(), error);
+                }
+            }
+        }
+        (self.withdrawn, self.kept) = (withdrawn, kept);
+    }
+
+    /// Why the unit of a released disk is still there, if it is.
+    pub fn kept(&self, name: &DiskName) -> Option<String> {
+        self.kept.get(name).cloned()
+    }
+
     /// Whether a disk of that name has its unit.
     pub fn has(&self, name: &DiskName) -> bool {
         self.right.contains_key(name)
     }
 
-    /// What keeps a disk from having its unit.
+    /// What keeps a disk from having its unit, or a released one from losing it.
     pub fn problems(&self) -> Vec<String> {
-        self.problems.values().cloned().collect()
+        let problems = self.problems.values().chain(self.kept.values());
+        problems.cloned().collect()
     }
 }
 

@@ -7,6 +7,7 @@
 mod jobs;
 mod logs;
 mod mounts;
+mod releases;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,23 +20,28 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     backoff::Backoff,
-    config::{Longhorn, Mode, Settings},
+    config::{Mode, Settings},
     decide::{self, Reason, Verdict},
-    longhorn::{self, LonghornSettings, View},
+    longhorn::View,
     look::{Look, Seen},
     mount_unit::MountUnits,
     observe::{
         Dirty, Observer, device,
-        doorbell::{MountBell, UeventBell},
+        doorbell::{MountBell, RequestBell, UeventBell},
     },
     provision::{Job, Phase, Surroundings},
+    releases::Told,
     report::{Round, RoundCost, now},
+    requests::Mailbox,
     state::State,
     sys,
     text::chain,
     units::DiskName,
     workers::{Overdue, Workers},
 };
+
+use releases::Releasing;
+pub use releases::Teller;
 
 /// Events that follow each other this closely are answered by one round.
 const DEBOUNCE: Duration = Duration::from_millis(5);
@@ -57,6 +63,10 @@ enum News {
     Ended(String, Option<String>),
     /// A dead mount is gone, or why it is not.
     Cleared(DiskName, Option<String>),
+    /// A released disk is not mounted any more, or why it is.
+    Unmounted(DiskName, Option<String>),
+    /// How a release goes on in Longhorn.
+    Told(DiskName, Told),
 }
 
 /// Work on a disk as far as it has come.
@@ -106,12 +116,17 @@ pub struct Reconciler {
     longhorn: watch::Receiver<View>,
     /// Units by which systemd mounts the disks, where they are asked for.
     mount_units: Option<MountUnits>,
+    /// Disks that a person releases.
+    releasing: Releasing,
 }
 
 impl Reconciler {
-    /// A loop that has not looked yet, and where its rounds can be seen. Must
-    /// be called within the runtime: the watch of Longhorn is a task of it.
-    pub fn new(settings: Settings) -> (Self, watch::Receiver<Option<Arc<Round>>>) {
+    /// A loop that has not looked yet, and where its rounds can be seen.
+    /// `longhorn` is what the cluster says of this node.
+    pub fn new(
+        settings: Settings,
+        longhorn: watch::Receiver<View>,
+    ) -> (Self, watch::Receiver<Option<Arc<Round>>>) {
         let (published, rounds) = watch::channel(None);
         let state = State::below(&settings.state_dir);
         let host = settings.host();
@@ -139,7 +154,8 @@ impl Reconciler {
             aside: BTreeSet::new(),
             udev_waits: 0,
             rounds: 0,
-            longhorn: watch_longhorn(&settings),
+            longhorn,
+            releasing: Releasing::new(Mailbox::below(&settings.state_dir)),
             mount_units: settings
                 .mount_units
                 .clone()
@@ -172,6 +188,7 @@ impl Reconciler {
                 None
             }
         };
+        let requests = self.watch_requests();
         let mut dirty = Dirty::Everything;
         let mut timer = Instant::now() + self.jittered();
         loop {
@@ -195,6 +212,7 @@ impl Reconciler {
                         }
                     }
                     () = mounts_changed(mounts.as_ref()) => break,
+                    () = asked(requests.as_ref()) => break,
                     // Without Longhorn the sender is gone and the branch off.
                     Ok(()) = self.longhorn.changed() => break,
                     Some(news) = self.news.1.recv() => {
@@ -222,6 +240,23 @@ impl Reconciler {
                 }
             }
             dirty = self.gather(dirty, uevents.as_ref()).await;
+        }
+    }
+
+    /// Only who enforces does what is asked.
+    fn watch_requests(&self) -> Option<RequestBell> {
+        if self.settings.mode != Mode::Enforce {
+            return None;
+        }
+        match RequestBell::watch(self.releasing.mailbox.directory()) {
+            Ok(bell) => Some(bell),
+            Err(error) => {
+                tracing::warn!(
+                    error = chain(&error),
+                    "what a person asks for is noticed at the timer only"
+                );
+                None
+            }
         }
     }
 
@@ -264,6 +299,12 @@ impl Reconciler {
         let Some(mut look) = self.look.take() else {
             return NextRound::AtTimer;
         };
+        // In front of the look, which sees what was taken down.
+        let answered = if self.settings.mode == Mode::Enforce {
+            self.serve_requests()
+        } else {
+            Vec::new()
+        };
         let may_format = self.settings.mode == Mode::Enforce && self.may_format();
         let working: BTreeSet<String> = self.working.keys().cloned().collect();
         let (asked, busy) = (dirty.clone(), working.clone());
@@ -298,14 +339,22 @@ impl Reconciler {
         self.mounted.forget_quiet(SETTLED, Instant::now());
         self.unkept.forget_quiet(SETTLED, Instant::now());
         let full = dirty.is_full();
-        let next = self.next_round(&verdicts, again);
+        let mut next = self.next_round(&verdicts, again);
         let dead = decide::dead_mounts(&inventory, &self.settings.policy);
         self.stuck
             .retain(|name| dead.keys().any(|dead| dead.as_str() == name));
+        let released = decide::released(&inventory, &self.settings.policy);
         if self.settings.mode == Mode::Enforce {
             self.forget_finished(&inventory, &verdicts);
             self.keep_names(&inventory, &verdicts);
             self.clear(&dead);
+            if let Some(units) = &mut self.mount_units {
+                units.withdraw(released.keys(), full);
+            }
+            self.unmount_released(&released);
+            if self.settle_releases(&inventory) || self.has_unseen_requests() {
+                next = NextRound::After(Duration::ZERO, Dirty::nothing());
+            }
             self.start_jobs(&inventory, &verdicts, &dead, may_format);
             if let Some(units) = &mut self.mount_units {
                 units.keep(&verdicts, full);
@@ -322,16 +371,19 @@ impl Reconciler {
         tracing::debug!(full, devices_read, micros, "round");
         let operations = self.operations();
         let dead_mounts = self.dead_mounts(&dead);
+        let releases = self.releasing.rows(&inventory, &released);
         let longhorn = self.longhorn.borrow_and_update().clone();
         self.published.send_replace(Some(Arc::new(Round {
             inventory,
             verdicts,
             operations,
             dead_mounts,
+            releases,
             cost,
             longhorn,
             mount_units: self.mount_units.as_ref().map(MountUnits::problems),
         })));
+        self.dismiss(&answered);
         if full {
             sys::return_free_memory();
         }
@@ -395,7 +447,13 @@ impl Reconciler {
                 && !self.mounted.may_try(disk, now)
         });
         let held = held.then(|| self.mounted.next(now)).flatten();
-        let retries = [self.backoff.next(now), self.stuck.next(now), held, again];
+        let retries = [
+            self.backoff.next(now),
+            self.stuck.next(now),
+            self.releasing.next(now),
+            held,
+            again,
+        ];
         let retry = retries.into_iter().flatten().min();
         let retry = retry.map(|again| again.saturating_duration_since(now));
         match [retry, udev, answer].into_iter().flatten().min() {
@@ -409,20 +467,6 @@ impl Reconciler {
         self.settings
             .interval
             .mul_f64(rand::rng().random_range(0.9..1.1))
-    }
-}
-
-/// Watches in a pod, or where the environment names a cluster.
-fn watch_longhorn(settings: &Settings) -> watch::Receiver<View> {
-    let cluster = ["KUBERNETES_SERVICE_HOST", "KUBECONFIG"]
-        .iter()
-        .any(|name| std::env::var_os(name).is_some());
-    match settings.longhorn {
-        Longhorn::Auto if cluster => longhorn::spawn(LonghornSettings {
-            namespace: settings.longhorn_namespace.clone(),
-            node_name: settings.node_name.clone(),
-        }),
-        Longhorn::Auto | Longhorn::Off => longhorn::off(),
     }
 }
 
@@ -447,6 +491,19 @@ async fn mounts_changed(bell: Option<&MountBell>) {
         Some(bell) => {
             if let Err(error) = bell.rung().await {
                 tracing::warn!(error = chain(&error), "mount changes cannot be read");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a request of a person, for ever where they cannot be watched.
+async fn asked(bell: Option<&RequestBell>) {
+    match bell {
+        Some(bell) => {
+            if let Err(error) = bell.rung().await {
+                tracing::warn!(error = chain(&error), "requests cannot be watched");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }

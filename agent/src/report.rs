@@ -11,6 +11,7 @@ use crate::{
     longhorn::View,
     observe::{Device, Inventory, Transport},
     provision::Phase,
+    releases::ReleaseRow,
     units::DevNo,
     workers::Overdue,
 };
@@ -29,6 +30,8 @@ pub struct Round {
     pub operations: BTreeMap<String, Operation>,
     /// Mounts of devices that are gone.
     pub dead_mounts: Vec<DeadMount>,
+    /// Disks that a person releases, and requests that were just answered.
+    pub releases: Vec<ReleaseRow>,
     /// What the round cost.
     pub cost: RoundCost,
     /// What Longhorn has registered on this node.
@@ -102,6 +105,8 @@ pub struct Report {
     pub disks: Vec<Row>,
     /// Mounts of devices that are gone; empty when all is well.
     pub dead_mounts: Vec<DeadMount>,
+    /// Disks that a person releases, and requests that were just answered.
+    pub releases: Vec<ReleaseRow>,
     /// What Longhorn has registered on this node.
     pub longhorn: View,
     /// The round that this is from; absent for `plan`.
@@ -256,6 +261,7 @@ impl Round {
                 })
                 .collect(),
             dead_mounts: self.dead_mounts.clone(),
+            releases: self.releases.clone(),
             longhorn: self.longhorn.clone(),
             round: (self.cost.number > 0).then_some(self.cost),
         }

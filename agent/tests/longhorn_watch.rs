@@ -29,7 +29,7 @@ use axum::{
     http::{Method, StatusCode},
     response::{IntoResponse, Response},
 };
-use disk_discovery::longhorn::{LonghornSettings, Registration, View, spawn_with};
+use disk_discovery::longhorn::{LonghornSettings, Registration, Sight, View, spawn_with};
 use futures_util::future::join_all;
 use kube::Config;
 use serde_json::{Value, json};
@@ -138,6 +138,7 @@ impl Port {
             let config = config.clone();
             async { Ok(config) }
         })
+        .view
     }
 }
 
@@ -495,7 +496,9 @@ async fn silence_is_given_up() {
     let _up = port.up(&server);
     let mut config = port.config();
     config.read_timeout = Some(Duration::from_millis(500));
-    let mut views = spawn_with(settings(), move || {
+    let Sight {
+        view: mut views, ..
+    } = spawn_with(settings(), move || {
         let config = config.clone();
         async { Ok(config) }
     });
@@ -515,7 +518,9 @@ async fn without_a_way_to_the_api_the_reason_is_shown_and_the_way_is_looked_for(
     let asked = Arc::new(AtomicUsize::new(0));
     let there = Arc::new(Mutex::new(None));
     let (count, way) = (Arc::clone(&asked), Arc::clone(&there));
-    let mut views = spawn_with(settings(), move || {
+    let Sight {
+        view: mut views, ..
+    } = spawn_with(settings(), move || {
         count.fetch_add(1, Ordering::SeqCst);
         let config = way.lock().expect("a way").clone();
         async { config.ok_or_else(|| "no kubeconfig".to_owned()) }
@@ -532,7 +537,9 @@ async fn without_a_way_to_the_api_the_reason_is_shown_and_the_way_is_looked_for(
 async fn tls_to_a_port_where_nobody_is_fails_in_words() {
     let port = Port::reserve();
     let config = Config::new(format!("https://{}", port.1).parse().expect("a URL"));
-    let mut views = spawn_with(settings(), move || {
+    let Sight {
+        view: mut views, ..
+    } = spawn_with(settings(), move || {
         let config = config.clone();
         async { Ok(config) }
     });
@@ -545,7 +552,9 @@ async fn the_task_ends_when_nobody_looks_any_more() {
     let held = Arc::new(());
     let witness = Arc::downgrade(&held);
     let config = port.config();
-    let mut views = spawn_with(settings(), move || {
+    let Sight {
+        view: mut views, ..
+    } = spawn_with(settings(), move || {
         let (config, _held) = (config.clone(), &held);
         async { Ok(config) }
     });

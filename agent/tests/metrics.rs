@@ -22,10 +22,14 @@ use disk_discovery::{
     claim::ClaimId,
     config::{Mode, Options, Settings},
     decide::{Adopt, Managed, Provision, Reason, Refusal, Source, Verdict},
-    longhorn::View,
+    longhorn::{
+        View,
+        finding::{Finding, Kind},
+        status::{State as Registering, Status},
+    },
     observe::{Dirty, Host, Inventory, Observer},
     report::{DeadMount, Operation, Round, RoundCost, now},
-    serve::{self, Family},
+    serve::{self, Family, Shown},
     state::State,
     units::{DevNo, Filesystem},
 };
@@ -36,6 +40,7 @@ use uuid::Uuid;
 struct Served {
     address: SocketAddr,
     rounds: watch::Sender<Option<Arc<Round>>>,
+    registration: watch::Sender<Arc<Status>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -49,6 +54,12 @@ impl Served {
         };
         let settings: Settings = settings.into_settings().expect("possible values");
         let (rounds, seen) = watch::channel(None);
+        let (registration, registered) =
+            watch::channel(Arc::new(Status::begin(Registering::NoNode)));
+        let shown = Shown {
+            rounds: seen,
+            registration: registered,
+        };
         let (stop, stopped) = oneshot::channel();
         let (tell, told) = std::sync::mpsc::channel();
         let thread = thread::spawn(move || {
@@ -60,13 +71,14 @@ impl Served {
                 let listener = serve::bind(any).await.expect("a port");
                 let address = listener.local_addr().expect("its address");
                 tell.send(address).expect("somebody waits");
-                let served = serve::serve(listener, Arc::new(settings), seen, stopped);
+                let served = serve::serve(listener, Arc::new(settings), shown, stopped);
                 served.await.expect("served");
             });
         });
         Self {
             address: told.recv().expect("the address"),
             rounds,
+            registration,
             stop: Some(stop),
             thread: Some(thread),
         }
@@ -137,13 +149,16 @@ impl Scrape {
             } else {
                 let (sample, value) = line.rsplit_once(' ').expect("a value");
                 let label = sample.strip_prefix(&name).expect("samples of that family");
-                let label = label.strip_prefix('{').map_or("", |label| {
-                    let label = label.strip_suffix('}').expect("a closing brace");
-                    let (key, value) = label.split_once('=').expect("a label");
-                    assert!(key.chars().all(|c| c.is_ascii_lowercase()), "{line}");
-                    assert!(value.starts_with('"') && value.ends_with('"'), "{line}");
-                    assert_eq!(value.matches('"').count(), 2, "one label: {line}");
-                    label
+                let label = label.strip_prefix('{').map_or("", |labels| {
+                    let labels = labels.strip_suffix('}').expect("a closing brace");
+                    for label in labels.split(',') {
+                        let (key, value) = label.split_once('=').expect("a label");
+                        assert!(key.chars().all(|c| c.is_ascii_lowercase()), "{line}");
+                        assert!(value.len() > 2, "{line}");
+                        assert!(value.starts_with('"') && value.ends_with('"'), "{line}");
+                        assert_eq!(value.matches('"').count(), 2, "{line}");
+                    }
+                    labels
                 });
                 let value: f64 = value.parse().expect("a number");
                 let (_, samples) = families.get_mut(&name).expect("a type");
@@ -210,6 +225,20 @@ fn managed(name: &str, mounted: bool, ailment: Option<&str>) -> Verdict {
         mounted,
         ailment: ailment.map(str::to_owned),
         growth: None,
+    })
+}
+
+/// Registering, with two findings of one kind.
+fn registration() -> Arc<Status> {
+    let finding = |disk: &str| {
+        let disk = disk.parse().expect("a name");
+        Finding::of(&disk, Kind::DiskMissing, "not mounted")
+    };
+    Arc::new(Status {
+        findings: vec![finding("vdb1"), finding("vdc1")],
+        requests: [(("get-node", "ok"), 40), (("patch-node", "conflict"), 2)].into(),
+        dropped_events: 5,
+        ..Status::begin(Registering::Pending)
     })
 }
 
@@ -286,6 +315,7 @@ fn round(root: &Path) -> Round {
             full: true,
             micros: 2_500,
         },
+        releases: Vec::new(),
         longhorn: View::Off,
         mount_units: None,
     }
@@ -357,6 +387,17 @@ fn it_says_what_the_round_saw() {
     assert_eq!(seconds, 0.0025);
     let when = scrape.value("disk_discovery_last_round_timestamp_seconds");
     assert_eq!(format!("{when}"), finished.to_string());
+    served.registration.send_replace(registration());
+    let scrape = served.scrape();
+    assert_eq!(
+        scrape.samples("disk_discovery_longhorn_requests_total"),
+        [
+            (r#"request="get-node",outcome="ok""#, 40.0),
+            (r#"request="patch-node",outcome="conflict""#, 2.0),
+        ]
+    );
+    let dropped = scrape.value("disk_discovery_longhorn_dropped_events_total");
+    assert_eq!(dropped, 5.0);
     // Nothing that is told is missing from the vocabulary, and the other way round.
     let names: BTreeSet<String> = Family::ALL.iter().map(|family| family.name()).collect();
     let shown: BTreeSet<String> = scrape.names().into_iter().map(str::to_owned).collect();
@@ -428,6 +469,33 @@ fn when_readyz_says_that_all_is_well_so_does_it() {
         checks.iter().all(|(_, passed)| *passed == 1.0),
         "{checks:?}"
     );
+}
+
+#[test]
+fn it_says_how_registering_stands_before_and_after() {
+    let served = Served::start(Mode::Enforce);
+    let state_now = |scrape: &Scrape| {
+        let states = scrape.samples("disk_discovery_longhorn_registration");
+        assert_eq!(states.len(), Registering::ALL.len());
+        let now = states.iter().filter(|(_, is)| *is == 1.0);
+        now.map(|(state, _)| (*state).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let findings = |scrape: &Scrape| {
+        let kinds = scrape.samples("disk_discovery_longhorn_findings");
+        assert_eq!(kinds.len(), Kind::ALL.len());
+        let there = kinds.iter().filter(|(_, number)| *number > 0.0);
+        there
+            .map(|(kind, number)| format!("{kind} {number}"))
+            .collect::<Vec<_>>()
+    };
+    let scrape = served.scrape();
+    assert_eq!(state_now(&scrape), ["state=\"no-node\""]);
+    assert_eq!(findings(&scrape), Vec::<String>::new());
+    served.registration.send_replace(registration());
+    let scrape = served.scrape();
+    assert_eq!(state_now(&scrape), ["state=\"pending\""]);
+    assert_eq!(findings(&scrape), ["kind=\"disk-missing\" 2"]);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::{
     longhorn::View,
     look::Look,
     observe::{Dirty, Observer},
+    releases,
     report::{DeadMount, Report, Round, RoundCost, Row},
     state::State,
     units::Bytes,
@@ -53,8 +54,10 @@ pub(super) fn plan(settings: Settings, output: Output) -> ExitCode {
             error: None,
         })
         .collect();
+    let released = decide::released(&seen.inventory, &settings.policy);
     let round = Round {
         dead_mounts,
+        releases: releases::rows(&seen.inventory, &released, &BTreeMap::new(), |_| None),
         inventory: seen.inventory,
         verdicts: seen.verdicts,
         operations: BTreeMap::new(),

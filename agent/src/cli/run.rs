@@ -21,8 +21,10 @@ use tokio::{
 
 use crate::{
     config::{Mode, Settings},
+    longhorn,
     reconcile::Reconciler,
-    serve, sys,
+    serve::{self, Shown},
+    sys,
     text::chain,
     workers::ASIDE,
 };
@@ -125,10 +127,20 @@ async fn agent(settings: Settings) -> Result<(), StartError> {
         "started"
     );
     let shared = Arc::new(settings.clone());
-    let (reconciler, rounds) = Reconciler::new(settings);
+    let sight = longhorn::watch_for(&settings);
+    let (reconciler, rounds) = Reconciler::new(settings, sight.view.clone());
+    let registration = longhorn::register_for(&shared, rounds.clone(), sight);
     let (stop_loop, stopped) = watch::channel(false);
     let (stop_server, server_stopped) = oneshot::channel();
-    let server = tokio::spawn(serve::serve(listener, shared, rounds, server_stopped));
+    let server = tokio::spawn(serve::serve(
+        listener,
+        shared,
+        Shown {
+            rounds,
+            registration,
+        },
+        server_stopped,
+    ));
     // Sends the stop, then is done; the loop below ends because of it.
     let signals = async move {
         tokio::select! {

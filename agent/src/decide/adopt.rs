@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Adopt, Adoption, Reason, Refusal, Source, Verdict, claimed::mounted_in_place, gates, names,
-    view::View,
+    released, view::View,
 };
 use crate::{
     claim::ClaimId,
@@ -123,6 +123,7 @@ pub(super) fn longhorn(
     lodger: &Lodger,
     taken: &Taken,
 ) -> Result<Verdict, Refusal> {
+    released::gate(view, lodger.uuid)?;
     gates::never_touch(view, disk)?;
     view.unique_filesystem(lodger.uuid)?;
     let given = view.inventory.standing.known()?.name_of(lodger.uuid);

@@ -9,6 +9,7 @@ mod limits;
 mod names;
 mod policy;
 mod reason;
+mod released;
 mod rule;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub use claimed::{Claimed, Left, claimed};
 pub use growth::{Growth, Obstacle, Withheld, room};
 pub use policy::{Adoption, Policy};
 pub use reason::{Reason, Refusal};
+pub use released::{Released, released};
 pub use rule::{BadRule, Rule};
 #[cfg(test)]
 pub(crate) use tests::{example_disk, example_host};
@@ -293,6 +295,7 @@ fn approval(
 
 /// A disk with our claim: filters for new disks do not apply to it.
 fn ours(view: &View<'_>, disk: &Device, claim: &Claim) -> Result<Verdict, Refusal> {
+    released::gate(view, claim.id.partition_guid)?;
     view.unique_claim(claim)?;
     let medium = view.medium(disk)?;
     match claimed(medium)? {

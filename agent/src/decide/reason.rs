@@ -156,6 +156,9 @@ reasons! {
     MountPathTaken, "mount-path-taken",
         "It is ours, but something else is mounted or stored at its place.",
         "Move away what is there, and the agent mounts the disk.";
+    Released, "released",
+        "It is ours, and a person has released it: it is not mounted until it is taken back.",
+        "Detach it, or take it back with disk-discovery release --cancel and its name, which the detail has.";
     NoName, "no-name",
         "No name is free or usable for it.",
         "See the detail.";
@@ -173,6 +176,55 @@ impl Reason {
             Self::MountPathTaken,
         ]
         .contains(&self)
+    }
+
+    /// It is worth telling people who did not ask: a disk that was perhaps meant
+    /// to be used is not. The rest is as anybody would expect, or passes.
+    pub fn is_news(self) -> bool {
+        match self {
+            Self::DuplicateIdentity
+            | Self::SystemDiskUnresolved
+            | Self::ReadOnly
+            | Self::Busy
+            | Self::Unreadable
+            | Self::ProbeFailed
+            | Self::NotAnswering
+            | Self::Signature
+            | Self::AmbivalentSignatures
+            | Self::ResidualData
+            | Self::SourcesDisagree
+            | Self::ClaimDamaged
+            | Self::FilesystemDamaged
+            | Self::AnotherNode
+            | Self::NotAdopted
+            | Self::NamelessLonghornDisk
+            | Self::DiskShrunk
+            | Self::MountedElsewhere
+            | Self::MountPathTaken
+            | Self::Partitioned
+            | Self::NoName => true,
+            Self::Partition
+            | Self::UnsupportedKind
+            | Self::HiddenPath
+            | Self::SystemDisk
+            | Self::LonghornVolume
+            | Self::NetworkTransport
+            | Self::UnknownTransport
+            | Self::Removable
+            | Self::CsiVolume
+            | Self::Denied
+            | Self::NotAllowed
+            | Self::TooSmall
+            | Self::Frozen
+            | Self::DiskLimit
+            | Self::FormatLimit
+            | Self::Mounted
+            | Self::Swap
+            | Self::Stacked
+            | Self::MultipathMember
+            | Self::UdevPending
+            | Self::Released => false,
+        }
     }
 }
 

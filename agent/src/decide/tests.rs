@@ -5,6 +5,7 @@ mod bench;
 mod growth;
 mod permitted;
 mod properties;
+mod released;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -161,6 +162,10 @@ const EXAMPLES: &[(Reason, &str, Change)] = &[
     }),
     (Reason::NamelessLonghornDisk, "sdb", |b| {
         adopted::lodge(b, "sdb", LonghornDisk::Nameless)
+    }),
+    (Reason::Released, "sdb", |b| {
+        *b = Bench::managed();
+        released::leave(b, GUID, "sdb1");
     }),
     (Reason::NoName, "sdaaaaaaaaaaaaaaaaaaaaaaaaa", |b| {
         b.add_blank("sdaaaaaaaaaaaaaaaaaaaaaaaaa", 48)

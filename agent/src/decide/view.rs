@@ -239,11 +239,19 @@ impl<'a> View<'a> {
     }
 
     /// UUID of the filesystem in the only partition of a disk without a claim.
-    fn lodger_of(&self, disk: &Device) -> Option<Uuid> {
-        let medium = self.inventory.media.get(&disk.name)?.known().ok()?;
+    fn lodger_of(&self, disk: &str) -> Option<Uuid> {
+        let medium = self.inventory.media.get(disk)?.known().ok()?;
         match medium.lodger.as_ref()?.signature.known().ok()? {
             Signature::Found(found) => found.uuid.as_ref()?.parse().ok(),
             Signature::Nothing | Signature::Ambivalent => None,
+        }
+    }
+
+    /// UUID of the filesystem for which a disk is ours, or Longhorn's.
+    pub fn filesystem_of(&self, disk: &str) -> Option<Uuid> {
+        match self.claim_of(disk) {
+            Some(claim) => Some(claim.id.partition_guid),
+            None => self.lodger_of(disk),
         }
     }
 
@@ -285,7 +293,7 @@ impl<'a> View<'a> {
                 }
                 keys
             });
-            let lodger = self.lodger_of(device).map(claim_key);
+            let lodger = self.lodger_of(&device.name).map(claim_key);
             let keys = claim.into_iter().flatten().chain(lodger);
             for key in keys.chain(identity_keys(device)) {
                 *seen.entry(key).or_default() += 1;

@@ -1,18 +1,106 @@
-//! What Longhorn knows of this node: its `nodes.longhorn.io` object, read only.
+//! What Longhorn knows of this node: its `nodes.longhorn.io` object, and how
+//! the disks of this node come into it.
 //!
-//! [`node`] is the part of the object that is read, [`watch`] the task that
-//! keeps a [`View`] of it up to date. Nothing here writes to the API, and
+//! ```text
+//!  API server ─► watch ──► Sight (the View for people and decisions, the Node)
+//!                            │
+//!  the loop ──► rounds ──────┼─► registrar ─► API server (one patch, Events)
+//!                            │     │
+//!  longhorn-disk.cfg ────────┘     └─► Status ─► /readyz, /v1/disks, /metrics
+//! ```
+//!
+//! Two tasks. [`watch`] reads; it is the only one that the loop listens to, and
 //! nothing waits for it: disks are found and mounted without a cluster.
+//! [`registrar`] compares and writes, with three steps that are pure:
+//! [`audit`] says what does not agree, [`patience`] how long that must last and
+//! when to write again after a failure, [`register`] what is to be written.
+//! [`owner`] is the rule of one agent for a node, [`finding`] the vocabulary,
+//! [`events`] and [`summary`] what is told on the Node, [`disks`] what a round
+//! and the files on the disks say, [`api`] every request that is made.
 
+pub mod api;
+pub mod audit;
+pub mod default_disks;
+pub mod disks;
+pub mod events;
+pub mod finding;
 pub mod node;
+pub mod owner;
+pub mod patience;
+pub mod register;
+pub mod registrar;
+pub mod release;
+pub mod status;
+pub mod summary;
 pub mod watch;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::Serialize;
+use tokio::sync::watch::Receiver;
 
 use node::Node;
-pub use watch::{off, spawn, spawn_with};
+pub use watch::{Sight, off, spawn, spawn_with};
+
+use crate::{
+    config::{Longhorn, Mode, Settings},
+    report::Round,
+    state::State,
+};
+use register::Terms;
+use registrar::RegistrarSettings;
+use status::Status;
+
+/// Watches as the settings say: in a pod, or where the environment names a
+/// cluster. Must be called inside a tokio runtime.
+pub fn watch_for(settings: &Settings) -> Sight {
+    let cluster = ["KUBERNETES_SERVICE_HOST", "KUBECONFIG"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some());
+    match settings.longhorn {
+        Longhorn::Auto if cluster => spawn(object_of(settings)),
+        Longhorn::Auto | Longhorn::Off => off(),
+    }
+}
+
+/// Registers what the rounds see with Longhorn, as the settings say. Must be
+/// called inside a tokio runtime.
+pub fn register_for(
+    settings: &Settings,
+    rounds: Receiver<Option<Arc<Round>>>,
+    sight: Sight,
+) -> Receiver<Arc<Status>> {
+    if *sight.view.borrow() == View::Off {
+        return registrar::off();
+    }
+    // One that only looks never says who it is.
+    let agent = match settings.mode {
+        Mode::Observe => String::new(),
+        Mode::Enforce => State::below(&settings.state_dir).agent(),
+    };
+    let settings = RegistrarSettings {
+        longhorn: object_of(settings),
+        mode: settings.mode,
+        terms: Terms {
+            on_missing: settings.on_missing,
+            tags: settings.longhorn_tags,
+            reserved: settings.longhorn_reserved,
+        },
+        mount_root: settings.policy.mount_root.clone(),
+        host: settings.host(),
+        default_disks: settings.default_disks,
+        agent,
+        hurry: 1,
+    };
+    registrar::spawn(settings, rounds, sight, api::configured)
+}
+
+fn object_of(settings: &Settings) -> LonghornSettings {
+    LonghornSettings {
+        namespace: settings.longhorn_namespace.clone(),
+        node_name: settings.node_name.clone(),
+    }
+}
 
 /// Annotation of the Longhorn Node that stops all formatting on this node,
 /// unless its value is `false`.
@@ -89,24 +177,24 @@ impl fmt::Display for View {
 }
 
 impl View {
-    fn of(node: Option<Node>) -> Self {
+    fn of(node: Option<&Node>) -> Self {
         let Some(node) = node else {
             return Self::Absent;
         };
-        let annotations = node.metadata.annotations.unwrap_or_default();
-        let frozen = annotations.get(FROZEN).and_then(|value| freeze(value));
-        let mut statuses = node.status.disk_status;
-        let disks = node.spec.disks.into_iter().map(|(name, disk)| {
-            let status = statuses.remove(&name);
+        let annotations = node.metadata.annotations.as_ref();
+        let frozen = annotations.and_then(|all| all.get(FROZEN));
+        let frozen = frozen.and_then(|value| freeze(value));
+        let disks = node.spec.disks.iter().map(|(name, disk)| {
+            let status = node.status.disk_status.get(name);
             let registration = Registration {
-                path: disk.path,
+                path: disk.path.clone(),
                 allow_scheduling: disk.allow_scheduling,
-                ready: status.as_ref().and_then(node::DiskStatus::ready),
+                ready: status.and_then(node::DiskStatus::ready),
                 uuid: status
-                    .map(|status| status.disk_uuid)
+                    .map(|status| status.disk_uuid.clone())
                     .filter(|uuid| !uuid.is_empty()),
             };
-            (name, registration)
+            (name.clone(), registration)
         });
         Self::Present {
             disks: disks.collect(),
@@ -125,13 +213,15 @@ fn freeze(value: &str) -> Option<String> {
 }
 
 #[cfg(test)]
+mod example;
+#[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
 
     fn view_of(node: serde_json::Value) -> View {
-        View::of(Some(serde_json::from_value(node).expect("a node")))
+        View::of(Some(&serde_json::from_value(node).expect("a node")))
     }
 
     #[test]

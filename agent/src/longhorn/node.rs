@@ -47,6 +47,9 @@ pub struct DiskSpec {
     /// New replicas may be placed on it.
     #[serde(default, deserialize_with = "nullable")]
     pub allow_scheduling: bool,
+    /// Its replicas are to be moved away.
+    #[serde(default, deserialize_with = "nullable")]
+    pub eviction_requested: bool,
     /// Bytes that Longhorn leaves free.
     #[serde(default, deserialize_with = "nullable")]
     pub storage_reserved: i64,
@@ -77,6 +80,15 @@ pub struct DiskStatus {
     /// `Ready`, `Schedulable` and later ones.
     #[serde(default, deserialize_with = "nullable")]
     pub conditions: Vec<Condition>,
+    /// Bytes of its replicas. Longhorn says 0 of a disk that is not ready.
+    #[serde(default, deserialize_with = "nullable")]
+    pub storage_scheduled: i64,
+    /// Bytes by the name of the replica; empty for a disk that is not ready.
+    #[serde(default, deserialize_with = "nullable")]
+    pub scheduled_replica: BTreeMap<String, i64>,
+    /// Bytes by the name of the backing image.
+    #[serde(default, deserialize_with = "nullable")]
+    pub scheduled_backing_image: BTreeMap<String, i64>,
 }
 
 /// One judgement of Longhorn's.
@@ -88,20 +100,29 @@ pub struct Condition {
     /// `True`, `False` or `Unknown`.
     #[serde(default, deserialize_with = "nullable")]
     pub status: String,
+    /// Why, in a word; empty where it is `True`.
+    #[serde(default, deserialize_with = "nullable")]
+    pub reason: String,
+    /// Why, in words.
+    #[serde(default, deserialize_with = "nullable")]
+    pub message: String,
 }
 
 impl DiskStatus {
     /// The condition `Ready`, where it is there and decided.
     pub fn ready(&self) -> Option<bool> {
-        let ready = self
-            .conditions
-            .iter()
-            .find(|condition| condition.kind == "Ready")?;
-        match ready.status.as_str() {
+        match self.condition("Ready")?.status.as_str() {
             "True" => Some(true),
             "False" => Some(false),
             _ => None,
         }
+    }
+
+    /// A judgement by its name.
+    pub fn condition(&self, kind: &str) -> Option<&Condition> {
+        self.conditions
+            .iter()
+            .find(|condition| condition.kind == kind)
     }
 }
 
@@ -123,6 +144,43 @@ impl Resource for Node {
 
     fn plural(_: &()) -> Cow<'_, str> {
         "nodes".into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// `longhorn.io/v1beta2` Replica, of which only the existence matters.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Replica {
+    /// Name and labels.
+    #[serde(default)]
+    pub metadata: ObjectMeta,
+}
+
+impl Resource for Replica {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind(_: &()) -> Cow<'_, str> {
+        "Replica".into()
+    }
+
+    fn group(_: &()) -> Cow<'_, str> {
+        "longhorn.io".into()
+    }
+
+    fn version(_: &()) -> Cow<'_, str> {
+        "v1beta2".into()
+    }
+
+    fn plural(_: &()) -> Cow<'_, str> {
+        "replicas".into()
     }
 
     fn meta(&self) -> &ObjectMeta {
@@ -185,6 +243,7 @@ mod tests {
             path: "/mnt/longhorn/sdb1".to_owned(),
             disk_type: "filesystem".to_owned(),
             allow_scheduling: true,
+            eviction_requested: false,
             storage_reserved: 9_000_000_000_000,
             tags: vec!["hdd".to_owned(), "slow".to_owned()],
         };

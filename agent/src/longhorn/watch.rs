@@ -8,6 +8,7 @@
 
 use std::{
     pin::pin,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,14 +16,17 @@ use futures_util::StreamExt;
 use kube::{
     Api, Client, Config,
     client::ClientBuilder,
-    config::{KubeConfigOptions, KubeconfigError},
     runtime::watcher::{self, watch_object},
 };
 use tokio::sync::watch;
 use tower::limit::RateLimitLayer;
 
-use super::{LonghornSettings, View, node::Node};
-use crate::{backoff::Backoff, text::chain};
+use super::{
+    LonghornSettings, View,
+    api::{configured, short, words},
+    node::Node,
+};
+use crate::backoff::Backoff;
 
 /// A connection on which nothing comes for so long is given up. The API server
 /// sends a bookmark about once a minute on a watch where nothing happens.
@@ -34,8 +38,6 @@ const STEADY: Duration = Duration::from_mins(1);
 /// error at once and as often as that happens, and tells nobody.
 const REQUESTS: u64 = 3;
 const REQUESTS_PER: Duration = Duration::from_mins(1);
-/// Longest text of a failure, in characters: proxies answer with whole pages.
-const WORDS: usize = 300;
 /// What the pauses are counted for.
 const API: &str = "longhorn";
 
@@ -48,45 +50,69 @@ struct Interrupted {
     view: View,
 }
 
+/// What the watch hands out.
+#[derive(Debug, Clone)]
+pub struct Sight {
+    /// What there is to see for people and decisions; changes seldom.
+    pub view: watch::Receiver<View>,
+    /// The object itself as last heard, none where there is none.
+    pub node: watch::Receiver<Option<Arc<Node>>>,
+}
+
+/// The other ends.
+#[derive(Debug)]
+struct Senders {
+    view: watch::Sender<View>,
+    node: watch::Sender<Option<Arc<Node>>>,
+}
+
 /// Follows this node's Longhorn Node with the service account of the pod or,
 /// outside of a pod, with the kubeconfig of the user.
 ///
 /// Returns at once. The task goes on through every failure, and ends when
 /// nobody holds a receiver any more. Must be called inside a tokio runtime.
-pub fn spawn(settings: LonghornSettings) -> watch::Receiver<View> {
+pub fn spawn(settings: LonghornSettings) -> Sight {
     spawn_with(settings, configured)
 }
 
 /// As [`spawn`], with the way to the API server from elsewhere. `config` is
 /// asked before each session; its error is shown to people.
-pub fn spawn_with<F, C>(settings: LonghornSettings, config: F) -> watch::Receiver<View>
+pub fn spawn_with<F, C>(settings: LonghornSettings, config: F) -> Sight
 where
     F: FnMut() -> C + Send + 'static,
     C: Future<Output = Result<Config, String>> + Send,
 {
-    let (sender, view) = watch::channel(View::Connecting);
+    let (to_view, view) = watch::channel(View::Connecting);
+    let (to_node, node) = watch::channel(None);
+    let senders = Senders {
+        view: to_view,
+        node: to_node,
+    };
     drop(tokio::spawn(async move {
         tokio::select! {
-            () = sender.closed() => {}
-            never = follow(&settings, config, &sender) => never,
+            () = senders.view.closed() => {}
+            never = follow(&settings, config, &senders) => never,
         }
     }));
-    view
+    Sight { view, node }
 }
 
 /// A view that stays [`View::Off`].
-pub fn off() -> watch::Receiver<View> {
-    watch::channel(View::Off).1
+pub fn off() -> Sight {
+    Sight {
+        view: watch::channel(View::Off).1,
+        node: watch::channel(None).1,
+    }
 }
 
-async fn follow<F, C>(settings: &LonghornSettings, mut config: F, sender: &watch::Sender<View>) -> !
+async fn follow<F, C>(settings: &LonghornSettings, mut config: F, senders: &Senders) -> !
 where
     F: FnMut() -> C,
     C: Future<Output = Result<Config, String>>,
 {
     let mut backoff = Backoff::default();
     loop {
-        let interrupted = session(settings, config().await, sender).await;
+        let interrupted = session(settings, config().await, senders).await;
         match interrupted.answered {
             // The next list tells what has become of it.
             Some(since) => {
@@ -95,7 +121,7 @@ where
                     backoff.forget(API);
                 }
             }
-            None => show(sender, interrupted.view),
+            None => show(&senders.view, interrupted.view),
         }
         let now = Instant::now();
         backoff.failed(API, String::new(), now);
@@ -110,7 +136,7 @@ where
 async fn session(
     settings: &LonghornSettings,
     config: Result<Config, String>,
-    sender: &watch::Sender<View>,
+    senders: &Senders,
 ) -> Interrupted {
     let mut answered = None;
     let client = config.and_then(|config| client(config).map_err(|error| words(&error)));
@@ -123,7 +149,11 @@ async fn session(
                 match nodes.next().await {
                     Some(Ok(node)) => {
                         answered.get_or_insert_with(Instant::now);
-                        show(sender, View::of(node));
+                        let node = node.map(Arc::new);
+                        // The view first: who looks because of the object finds
+                        // both.
+                        show(&senders.view, View::of(node.as_deref()));
+                        senders.node.send_replace(node);
                     }
                     Some(Err(error)) => break failure(error),
                     None => break unreachable("the watch ended"),
@@ -132,24 +162,6 @@ async fn session(
         }
     };
     Interrupted { answered, view }
-}
-
-async fn configured() -> Result<Config, String> {
-    let no_pod = match Config::incluster() {
-        Ok(config) => return Ok(config),
-        Err(error) => error,
-    };
-    Config::from_kubeconfig(&KubeConfigOptions::default())
-        .await
-        .map_err(|error| {
-            // A parse error quotes the file, which holds credentials.
-            let no_file = if matches!(error, KubeconfigError::Parse(_)) {
-                "the kubeconfig cannot be parsed".to_owned()
-            } else {
-                error.to_string()
-            };
-            format!("no way to the Kubernetes API: {no_file}; not in a pod: {no_pod}")
-        })
 }
 
 fn client(mut config: Config) -> kube::Result<Client> {
@@ -177,26 +189,7 @@ fn failure(error: watcher::Error) -> View {
 }
 
 fn unreachable(why: &str) -> View {
-    let line = why.split_whitespace().collect::<Vec<_>>().join(" ");
-    View::Unreachable {
-        why: line.chars().take(WORDS).collect(),
-    }
-}
-
-/// kube's own texts repeat their causes and print whole structures.
-fn words(error: &kube::Error) -> String {
-    if let kube::Error::Api(status) = error {
-        format!(
-            "the API server answered {}: {}",
-            status.code, status.message
-        )
-    } else if let kube::Error::Service(error) = error {
-        format!("the API server cannot be reached: {}", chain(&**error))
-    } else if let kube::Error::SerdeError(error) = error {
-        format!("the answer of the API server is not understood: {error}")
-    } else {
-        error.to_string()
-    }
+    View::Unreachable { why: short(why) }
 }
 
 /// Tells of changes only: Longhorn writes to the object all the time.

@@ -1,8 +1,17 @@
 //! Rings when something may have changed. Says where to look, never what is.
 
-use std::{collections::BTreeSet, io, os::fd::AsFd};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
 
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    sys::inotify::{AddWatchFlags, InitFlags, Inotify},
+};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{Dirty, Host};
@@ -123,5 +132,63 @@ impl MountBell {
         nix::poll::poll(&mut poll, nix::poll::PollTimeout::ZERO)?;
         guard.clear_ready();
         Ok(())
+    }
+}
+
+/// Requests of people: files that appear in a directory.
+#[derive(Debug)]
+pub struct RequestBell {
+    directory: PathBuf,
+    inotify: Inotify,
+    /// The same open file, to wait for.
+    readable: AsyncFd<File>,
+}
+
+impl RequestBell {
+    /// Watches the directory, which is made where it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be made or watched.
+    pub fn watch(directory: &Path) -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        let readable = File::from(inotify.as_fd().try_clone_to_owned()?);
+        let bell = Self {
+            directory: directory.to_owned(),
+            inotify,
+            readable: sys::watch_file(readable, Interest::READABLE)?,
+        };
+        bell.begin()?;
+        Ok(bell)
+    }
+
+    fn begin(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.directory)?;
+        let appears = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+        let only = AddWatchFlags::IN_ONLYDIR;
+        self.inotify.add_watch(&self.directory, appears | only)?;
+        Ok(())
+    }
+
+    /// Waits until something appears.
+    ///
+    /// Cancel safe: an event is taken only after the last await.
+    ///
+    /// # Errors
+    /// When waiting fails, or the directory is gone and cannot be made again.
+    pub async fn rung(&self) -> io::Result<()> {
+        let mut guard = self.readable.readable().await?;
+        let mut gone = false;
+        loop {
+            match self.inotify.read_events() {
+                Ok(events) => {
+                    let ignored = AddWatchFlags::IN_IGNORED;
+                    gone |= events.iter().any(|event| event.mask.contains(ignored));
+                }
+                Err(Errno::EAGAIN) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        guard.clear_ready();
+        if gone { self.begin() } else { Ok(()) }
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     fact::Unreadable,
     journal::JournalError,
     ledger::LedgerError,
+    units::DiskName,
 };
 
 /// A job on a disk did not come to its end. Nothing is lost: the disk is as it
@@ -102,6 +103,15 @@ pub enum ProvisionError {
         /// What is there.
         found: String,
     },
+    /// A person has released the disk.
+    #[error("{0} was released: it is not mounted until it is taken back")]
+    Released(DiskName),
+    /// A release was called off.
+    #[error("{0} is not released any more")]
+    TakenBack(DiskName),
+    /// It cannot be unmounted. The kernel does not say who uses it.
+    #[error("{path} is in use, by whom the kernel does not tell; fuser -vm {path} may", path = .0.display())]
+    InUse(PathBuf),
 }
 
 impl ProvisionError {

@@ -30,7 +30,7 @@ pub use error::ProvisionError;
 pub use exclusive::{ExclusiveDisk, LockedDisk, Target};
 pub use grow::{GrowProof, Grown};
 pub use mkfs::{Ground, Program};
-pub use mount::unmount_dead;
+pub use mount::{unmount_dead, unmount_released};
 pub use proof::{BlankProof, PendingProof};
 pub use table::{Partition, PendingDisk};
 
@@ -248,6 +248,8 @@ pub fn execute(
             let disk = LockedDisk::open(target, &around.host)?;
             progress(Phase::Proving);
             around.state.ledger.check_not_frozen()?;
+            let claim = &managed.claim;
+            mount::check_not_released(claim.partition_guid, &claim.name, around)?;
             let proof = GrowProof::of(disk, managed, &around.mount_root)?;
             progress(Phase::Growing);
             proof.grow().map(Done::Grown)
@@ -309,7 +311,9 @@ fn begin(
         proof.approved().cloned(),
     );
     let again = provision.begun.is_some();
-    let State { journal, ledger } = &around.state;
+    let State {
+        journal, ledger, ..
+    } = &around.state;
     journal.record(&entry)?;
     // The decision may be old: meanwhile another disk may have come by the
     // name, or formatting been frozen.

@@ -51,6 +51,7 @@ pub(super) fn mount(
     around: &Surroundings,
 ) -> Result<PathBuf, ProvisionError> {
     check_filesystem(partition, occupant.uuid, occupant.filesystem)?;
+    check_not_released(occupant.uuid, occupant.name, around)?;
     let place = around.mount_root.join(occupant.name.as_str());
     let on_host = || mounts_at(&locked.host().init_mountinfo(), &place);
     if let Some(there) = mounted_at(&place)? {
@@ -66,6 +67,8 @@ pub(super) fn mount(
     }
     prepare_mountpoint(&place)?;
     keep_name(partition, occupant, around)?;
+    // The decision may be old by now.
+    check_not_released(occupant.uuid, occupant.name, around)?;
     nix::mount::mount(
         Some(partition.node()),
         &place,
@@ -87,6 +90,20 @@ pub(super) fn mount(
         unmount(&place, "take back the mount at")?;
     }
     Err(not_seen(&place, host.last()))
+}
+
+/// A disk that was released for good stays as it is. Where the ledger cannot be
+/// read, what is ours is served.
+pub(super) fn check_not_released(
+    filesystem: Uuid,
+    name: &DiskName,
+    around: &Surroundings,
+) -> Result<(), ProvisionError> {
+    let standing = around.state.ledger.standing();
+    if standing.is_known_and(|standing| standing.has_left(filesystem)) {
+        return Err(ProvisionError::Released(name.clone()));
+    }
+    Ok(())
 }
 
 /// Takes the name down before the mount. A disk that says its name itself must
@@ -147,6 +164,46 @@ pub fn unmount_dead(
         return Err(not_seen(&place, there.as_ref()));
     }
     unmount(&place, "unmount, after its device is gone,")?;
+    match mounts_at(&around.host.init_mountinfo(), &place)?.pop() {
+        None => Ok(()),
+        left => Err(not_seen(&place, left.as_ref())),
+    }
+}
+
+/// Unmounts a disk that a person has released, whoever mounted it at its place.
+/// Never lazily: the disk may be pulled as soon as this is done.
+///
+/// # Errors
+/// When it was taken back meanwhile, something else is mounted there or on top
+/// of it, or it is still in use.
+pub fn unmount_released(
+    name: &DiskName,
+    devno: DevNo,
+    around: &Surroundings,
+) -> Result<(), ProvisionError> {
+    let place = around.mount_root.join(name.as_str());
+    let standing = around.state.ledger.standing();
+    let standing = standing
+        .known()
+        .map_err(|why| ProvisionError::Unidentified(why.clone()))?;
+    let released = standing.release_of(name);
+    if released.is_none_or(|(filesystem, _)| !standing.has_left(filesystem)) {
+        return Err(ProvisionError::TakenBack(name.clone()));
+    }
+    for table in [around.host.own_mountinfo(), around.host.init_mountinfo()] {
+        match mounts_at(&table, &place)?.as_slice() {
+            [only] if only.devno == devno && only.root == "/" => {}
+            others => return Err(not_seen(&place, others.last())),
+        }
+    }
+    match nix::mount::umount2(&place, nix::mount::MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) => {}
+        Err(nix::errno::Errno::EBUSY) => return Err(ProvisionError::InUse(place)),
+        Err(error) => {
+            let step = format!("unmount {}", place.display());
+            return Err(ProvisionError::io(step)(error.into()));
+        }
+    }
     match mounts_at(&around.host.init_mountinfo(), &place)?.pop() {
         None => Ok(()),
         left => Err(not_seen(&place, left.as_ref())),

@@ -50,7 +50,10 @@ impl Reconciler {
             // The round that follows the unmount starts it.
             let name = verdict.disk_name();
             if name.is_some_and(|name| {
-                dead.contains_key(name) || self.clearing.contains(name) || worked_on.contains(name)
+                dead.contains_key(name)
+                    || self.clearing.contains(name)
+                    || self.releasing.is_unmounting(name)
+                    || worked_on.contains(name)
             }) {
                 continue;
             }
@@ -126,6 +129,14 @@ impl Reconciler {
                     None => self.stuck.forget(name.as_str()),
                     Some(error) => self.stuck.failed(name.as_str(), error, Instant::now()),
                 }
+                Some(Dirty::nothing())
+            }
+            News::Unmounted(name, failure) => {
+                self.releasing.unmounted(&name, failure);
+                Some(Dirty::nothing())
+            }
+            News::Told(name, told) => {
+                self.releasing.tell(name, told);
                 Some(Dirty::nothing())
             }
             News::Ended(disk, failure) => {

@@ -11,13 +11,14 @@ use serde::Serialize;
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
 use super::{Shared, text};
-use crate::report::Report;
+use crate::{longhorn::status::StatusRow, report::Report};
 
 /// `/v1/disks`: the report and what the agent and the host use.
 #[derive(Debug, Serialize)]
 struct Disks {
     #[serde(flatten)]
     report: Report,
+    registration: StatusRow,
     usage: Vec<Usage>,
     agent: Agent,
     host: HostFigures,
@@ -52,10 +53,11 @@ struct HostFigures {
 
 /// Every device and what the agent thinks of it.
 pub(super) async fn disks(State(shared): State<Shared>) -> Response {
-    let Some(round) = shared.rounds.borrow().clone() else {
+    let Some(round) = shared.shown.rounds.borrow().clone() else {
         return text(false, "the first round is under way".to_owned());
     };
     let settings = Arc::clone(&shared.settings);
+    let registration = shared.shown.registration.borrow().row();
     // statvfs and /proc may be slow on a sick host: not on the loop's thread.
     let body = tokio::task::spawn_blocking(move || {
         let report = round.report(
@@ -66,6 +68,7 @@ pub(super) async fn disks(State(shared): State<Shared>) -> Response {
         let usage = usage(&report);
         Disks {
             report,
+            registration,
             usage,
             agent: agent(),
             host: host(),

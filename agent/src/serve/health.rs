@@ -11,7 +11,8 @@ use serde::Deserialize;
 use super::{Shared, text};
 use crate::{
     config::Mode,
-    decide::Verdict,
+    decide::{Reason, Verdict},
+    longhorn::status::Status,
     observe::tables::Mount,
     report::{Operation, Round, degraded, now},
     units::DiskName,
@@ -55,7 +56,7 @@ fn loop_alive(shared: &Shared) -> (bool, String) {
     // A first round that takes long, or a disk that answers slowly, is no
     // reason to be killed.
     let allowed = interval * 3 + Duration::from_mins(2);
-    let age = match shared.rounds.borrow().as_ref() {
+    let age = match shared.shown.rounds.borrow().as_ref() {
         Some(round) => Duration::from_secs(now().saturating_sub(round.cost.finished_at)),
         None => return (true, "ok: the first round is under way".to_owned()),
     };
@@ -127,6 +128,8 @@ fn unrecognised(round: &Round) -> Vec<String> {
             devices.find(|device| device.devno.is_known_and(|devno| *devno == mount.devno))?;
         let disk = device.parent.as_ref()?;
         match round.verdicts.get(disk)? {
+            // What a person asked for is no failure.
+            Verdict::Refused(refusal) if refusal.reason == Reason::Released => None,
             Verdict::Refused(refusal) => Some(format!("{name} ({disk}): {refusal}")),
             Verdict::Managed(_)
             | Verdict::Adopt(_)
@@ -144,7 +147,7 @@ pub(super) fn checks(shared: &Shared) -> Vec<Check> {
         ok: alive,
         detail,
     }];
-    let Some(round) = shared.rounds.borrow().clone() else {
+    let Some(round) = shared.shown.rounds.borrow().clone() else {
         checks.push(Check {
             name: "first-round",
             ok: false,
@@ -232,13 +235,24 @@ pub(super) fn checks(shared: &Shared) -> Vec<Check> {
         Some(problems) => Check::none_of("mount-units", problems, "each mounted disk has one"),
         None => Check::none_of("mount-units", &[], "off"),
     });
-    // Disks are mounted and served with or without it, so it is told, not asked.
-    checks.push(Check {
-        name: "longhorn",
-        ok: true,
-        detail: round.longhorn.to_string(),
-    });
+    checks.push(longhorn(&round, &shared.shown.registration.borrow()));
     checks
+}
+
+/// Disks are mounted and served with or without the cluster, so whether it
+/// answers is told and not asked. What does not agree is another thing.
+fn longhorn(round: &Round, registration: &Status) -> Check {
+    let failures: Vec<String> = registration
+        .findings
+        .iter()
+        .filter(|finding| finding.kind.is_failure())
+        .map(ToString::to_string)
+        .collect();
+    let state = registration.state.name();
+    let waiting = registration.waiting.as_deref();
+    let waiting = waiting.map_or_else(String::new, |why| format!(", waiting: {why}"));
+    let well = format!("{}, registration: {state}{waiting}", round.longhorn);
+    Check::none_of("longhorn", &failures, &well)
 }
 
 /// What is wrong with work on a disk, if anything.

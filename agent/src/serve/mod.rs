@@ -19,13 +19,22 @@ use tokio::{
 
 pub use metrics::Family;
 
-use crate::{config::Settings, report::Round};
+use crate::{config::Settings, longhorn::status::Status, report::Round};
 
 /// What the handlers see.
 #[derive(Debug, Clone)]
 pub struct Shared {
     settings: Arc<Settings>,
-    rounds: watch::Receiver<Option<Arc<Round>>>,
+    shown: Shown,
+}
+
+/// What there is to show.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// The last round.
+    pub rounds: watch::Receiver<Option<Arc<Round>>>,
+    /// How registering with Longhorn stands.
+    pub registration: watch::Receiver<Arc<Status>>,
 }
 
 /// Opens the port.
@@ -43,7 +52,7 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 pub async fn serve(
     listener: TcpListener,
     settings: Arc<Settings>,
-    rounds: watch::Receiver<Option<Arc<Round>>>,
+    shown: Shown,
     stop: oneshot::Receiver<()>,
 ) -> std::io::Result<()> {
     let app = Router::new()
@@ -52,7 +61,7 @@ pub async fn serve(
         .route("/metrics", get(metrics::metrics))
         .route("/v1/disks", get(disks::disks))
         .fallback(nothing_here)
-        .with_state(Shared { settings, rounds });
+        .with_state(Shared { settings, shown });
     axum::serve(listener, app)
         .with_graceful_shutdown(async move {
             // A dropped sender means the same as a message.

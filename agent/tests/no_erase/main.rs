@@ -235,8 +235,8 @@ const USES: &[Use] = &[
         "umount",
         &[(
             "provision/mount.rs",
-            1,
-            "a mount that the agent made: a moment ago, or of a device that is gone",
+            2,
+            "a mount that the agent made: a moment ago, or of a device that is gone; or one of a disk that a person has released",
         )],
     ),
     // The kernel.

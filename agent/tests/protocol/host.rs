@@ -322,6 +322,7 @@ impl Oracle {
                 // As if the ledger were lost each time: the disks themselves and
                 // the directories say what is whose.
                 disks: BTreeMap::new(),
+                releases: BTreeMap::new(),
                 boot: String::new(),
             }),
             ailments: BTreeMap::new(),

@@ -56,6 +56,7 @@ impl Bench {
                 used_approvals: BTreeSet::new(),
                 frozen: None,
                 disks: BTreeMap::new(),
+                releases: BTreeMap::new(),
                 boot: "this boot".to_owned(),
             }),
             ailments: BTreeMap::new(),

@@ -8,4 +8,6 @@
     reason = "a test that cannot go on should say so and stop"
 )]
 
+mod longhorn_policy;
+mod longhorn_webhook;
 mod manifests;

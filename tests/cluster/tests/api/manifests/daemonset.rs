@@ -38,8 +38,12 @@ fn agent() -> DaemonSet {
     only(&base())
 }
 
-/// The options as the agent reads them out of the variables of the manifest.
 fn settings(agent: &DaemonSet) -> Settings {
+    settings_of(container(agent).env.as_ref().expect("variables"))
+}
+
+/// The options as the agent reads them out of the variables of the manifest.
+pub(super) fn settings_of(variables: &[EnvVar]) -> Settings {
     let command = Options::augment_args(clap::Command::new("agent"));
     let flag = |variable: &EnvVar| {
         let argument = command.get_arguments().find(|argument| {
@@ -56,8 +60,7 @@ fn settings(agent: &DaemonSet) -> Settings {
         });
         format!("--{}={value}", argument.get_long().expect("a long name"))
     };
-    let variables = container(agent).env.iter().flatten();
-    let flags: Vec<String> = variables.map(flag).collect();
+    let flags: Vec<String> = variables.iter().map(flag).collect();
     let words = std::iter::once("agent".to_owned()).chain(flags);
     let matches = command
         .clone()

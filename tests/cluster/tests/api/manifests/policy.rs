@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use cel::Program;
+use cel::{Env, Program};
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingAdmissionPolicySpec,
 };
@@ -16,7 +16,9 @@ fn policy() -> ValidatingAdmissionPolicySpec {
 }
 
 fn program(expression: &str) -> Program {
-    Program::compile(expression).unwrap_or_else(|error| panic!("{error}\n{expression}"))
+    // This environment knows optional types, the bare parser does not.
+    let program = Env::stdlib().compile(expression);
+    program.unwrap_or_else(|error| panic!("{error}\n{expression}"))
 }
 
 /// `variables.x` for each x.

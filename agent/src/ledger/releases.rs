@@ -1,0 +1,333 @@
+//! Disks that a person wants to take away from the node, and how far that has
+//! come. All that is known of a release stands here, so that a crash between
+//! two steps loses none and repeats none that matters.
+
+use std::sync::PoisonError;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Account, Kept, Ledger, LedgerError, Standing};
+use crate::{durable, units::DiskName};
+
+/// A release that a person asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Release {
+    /// The name of the disk on this host, which stays its own.
+    pub name: DiskName,
+    /// How far it has come.
+    pub phase: ReleasePhase,
+}
+
+/// How far a release has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase",
+    deny_unknown_fields
+)]
+pub enum ReleasePhase {
+    /// Longhorn may have data on it, and is asked to move that away. The disk is
+    /// served as before.
+    Leaving {
+        /// Whether Longhorn could place replicas on it before anything was
+        /// changed there; none as long as nothing was.
+        schedulable_before: Option<bool>,
+    },
+    /// It was called off, and what was changed in Longhorn is to be put back.
+    Returning {
+        /// What to put back.
+        schedulable_before: bool,
+    },
+    /// Nobody has data on it that is in use: it is unmounted, and stays so.
+    Left,
+}
+
+impl Ledger {
+    /// Takes down, durably, that a disk is to leave. What is under way already
+    /// goes on; one that was called off a moment ago leaves after all.
+    ///
+    /// # Errors
+    /// When the name is another disk's, or this cannot be kept.
+    pub fn release(&self, filesystem: Uuid, name: &DiskName) -> Result<(), LedgerError> {
+        self.change(|account| {
+            account.check_name(filesystem, name)?;
+            let phase = match account.releases.get(&filesystem).map(|there| &there.phase) {
+                None => ReleasePhase::Leaving {
+                    schedulable_before: None,
+                },
+                Some(ReleasePhase::Returning { schedulable_before }) => ReleasePhase::Leaving {
+                    schedulable_before: Some(*schedulable_before),
+                },
+                Some(under_way @ (ReleasePhase::Leaving { .. } | ReleasePhase::Left)) => {
+                    under_way.clone()
+                }
+            };
+            let name = name.clone();
+            // The name stays its own, also where the disk was never mounted here.
+            account.disks.entry(filesystem).or_insert_with(|| Kept {
+                name: name.clone(),
+                mounted: None,
+            });
+            account.releases.insert(filesystem, Release { name, phase });
+            Ok(())
+        })
+    }
+
+    /// Takes down, durably, whether Longhorn could place replicas on a disk that
+    /// leaves, before that is changed. What was taken down first stays.
+    ///
+    /// # Errors
+    /// When the disk is not leaving (any more): then nothing must be changed. Or
+    /// when this cannot be kept.
+    pub fn leaving(&self, filesystem: Uuid, schedulable_before: bool) -> Result<(), LedgerError> {
+        self.change(|account| match account.phase(filesystem)? {
+            ReleasePhase::Leaving {
+                schedulable_before: before,
+            } => {
+                before.get_or_insert(schedulable_before);
+                Ok(())
+            }
+            ReleasePhase::Returning { .. } | ReleasePhase::Left => {
+                Err(LedgerError::NotLeaving(filesystem))
+            }
+        })
+    }
+
+    /// Takes down, durably, that nobody has a use for a disk any more: it may be
+    /// unmounted from here on.
+    ///
+    /// # Errors
+    /// When the disk is not leaving (any more), or this cannot be kept.
+    pub fn left(&self, filesystem: Uuid) -> Result<(), LedgerError> {
+        self.change(|account| match account.phase(filesystem)? {
+            phase @ (ReleasePhase::Leaving { .. } | ReleasePhase::Left) => {
+                *phase = ReleasePhase::Left;
+                Ok(())
+            }
+            ReleasePhase::Returning { .. } => Err(LedgerError::NotLeaving(filesystem)),
+        })
+    }
+
+    /// Takes down, durably, that a disk stays after all. Where Longhorn's entry
+    /// was changed, that is put back first; otherwise the release is forgotten.
+    ///
+    /// # Errors
+    /// When this cannot be kept.
+    pub fn call_off(&self, filesystem: Uuid) -> Result<(), LedgerError> {
+        self.change(|account| {
+            let Ok(phase) = account.phase(filesystem) else {
+                return Ok(());
+            };
+            match phase {
+                ReleasePhase::Leaving {
+                    schedulable_before: Some(before),
+                } => {
+                    *phase = ReleasePhase::Returning {
+                        schedulable_before: *before,
+                    };
+                }
+                ReleasePhase::Returning { .. } => {}
+                ReleasePhase::Leaving {
+                    schedulable_before: None,
+                }
+                | ReleasePhase::Left => {
+                    account.releases.remove(&filesystem);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Forgets a release, durably: the disk is as any other again.
+    ///
+    /// # Errors
+    /// When this cannot be kept.
+    pub fn taken_back(&self, filesystem: Uuid) -> Result<(), LedgerError> {
+        self.change(|account| {
+            account.releases.remove(&filesystem);
+            Ok(())
+        })
+    }
+
+    /// Writes the account if it was changed.
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Account) -> Result<(), LedgerError>,
+    ) -> Result<(), LedgerError> {
+        let _one_at_a_time = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = self.read();
+        let before = read.known().map_err(|why| LedgerError::Read(why.clone()))?;
+        let mut account = before.clone();
+        change(&mut account)?;
+        if account == *before {
+            return Ok(());
+        }
+        Ok(durable::write_json(&self.path, &account)?)
+    }
+}
+
+impl Account {
+    fn phase(&mut self, filesystem: Uuid) -> Result<&mut ReleasePhase, LedgerError> {
+        let release = self.releases.get_mut(&filesystem);
+        release
+            .map(|release| &mut release.phase)
+            .ok_or(LedgerError::NotLeaving(filesystem))
+    }
+}
+
+impl Standing {
+    /// Whether a disk was released for good: it is not mounted any more.
+    pub fn has_left(&self, filesystem: Uuid) -> bool {
+        let release = self.releases.get(&filesystem);
+        release.is_some_and(|release| release.phase == ReleasePhase::Left)
+    }
+
+    /// The release of a disk by its name.
+    pub fn release_of(&self, name: &DiskName) -> Option<(Uuid, &Release)> {
+        let mut releases = self.releases.iter();
+        releases
+            .find(|(_, release)| release.name == *name)
+            .map(|(uuid, release)| (*uuid, release))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::ledger::parse;
+
+    const DISK: Uuid = Uuid::from_u128(1);
+    const OTHER: Uuid = Uuid::from_u128(2);
+
+    fn name(text: &str) -> DiskName {
+        text.parse().expect("a name")
+    }
+
+    /// A ledger with one disk, and what a start reads of it later.
+    struct Host(tempfile::TempDir);
+
+    impl Host {
+        fn new() -> Self {
+            let host = Self(tempfile::tempdir().expect("a directory"));
+            host.ledger().keep(DISK, &name("sdb1")).expect("kept");
+            host
+        }
+
+        fn ledger(&self) -> Ledger {
+            Ledger::below(self.0.path())
+        }
+
+        fn standing(&self) -> Standing {
+            self.ledger().standing().known().expect("readable").clone()
+        }
+
+        fn phase(&self) -> Option<ReleasePhase> {
+            let (uuid, release) = self
+                .standing()
+                .release_of(&name("sdb1"))
+                .map(|(u, r)| (u, r.clone()))?;
+            assert_eq!(uuid, DISK);
+            Some(release.phase)
+        }
+
+        fn text(&self) -> String {
+            fs::read_to_string(self.0.path().join("ledger.json")).expect("the ledger")
+        }
+    }
+
+    fn leaving(schedulable_before: Option<bool>) -> Option<ReleasePhase> {
+        Some(ReleasePhase::Leaving { schedulable_before })
+    }
+
+    fn released() -> Host {
+        let host = Host::new();
+        host.ledger()
+            .release(DISK, &name("sdb1"))
+            .expect("released");
+        host
+    }
+
+    #[test]
+    fn a_release_outlives_the_agent_at_each_of_its_steps() {
+        let host = released();
+        assert_eq!(host.phase(), leaving(None));
+        assert!(!host.standing().has_left(DISK));
+        host.ledger().leaving(DISK, true).expect("kept");
+        assert_eq!(host.phase(), leaving(Some(true)));
+        host.ledger().left(DISK).expect("kept");
+        assert!(host.standing().has_left(DISK));
+        host.ledger().taken_back(DISK).expect("kept");
+        assert_eq!(host.phase(), None);
+    }
+
+    #[test]
+    fn what_is_done_twice_is_as_done_once() {
+        let host = released();
+        host.ledger().leaving(DISK, true).expect("kept");
+        // Longhorn's entry is changed by now: what it says is not what it said.
+        host.ledger().leaving(DISK, false).expect("kept");
+        host.ledger().release(DISK, &name("sdb1")).expect("again");
+        assert_eq!(host.phase(), leaving(Some(true)));
+        host.ledger().left(DISK).expect("kept");
+        host.ledger().left(DISK).expect("again");
+        host.ledger().release(DISK, &name("sdb1")).expect("again");
+        assert_eq!(host.phase(), Some(ReleasePhase::Left));
+        host.ledger().call_off(DISK).expect("called off");
+        host.ledger().call_off(DISK).expect("again");
+        assert_eq!(host.phase(), None);
+    }
+
+    #[test]
+    fn a_release_that_was_called_off_ends_only_when_longhorns_entry_is_as_before() {
+        let host = released();
+        host.ledger().leaving(DISK, true).expect("kept");
+        host.ledger().call_off(DISK).expect("called off");
+        let returning = ReleasePhase::Returning {
+            schedulable_before: true,
+        };
+        assert_eq!(host.phase(), Some(returning));
+        // Who has not heard of it yet neither unmounts nor changes anything.
+        let ledger = host.ledger();
+        assert!(matches!(ledger.left(DISK), Err(LedgerError::NotLeaving(_))));
+        assert!(ledger.leaving(DISK, false).is_err());
+        ledger.release(DISK, &name("sdb1")).expect("after all");
+        assert_eq!(host.phase(), leaving(Some(true)));
+    }
+
+    #[test]
+    fn a_disk_that_nobody_asked_for_does_not_leave() {
+        let host = Host::new();
+        assert!(host.ledger().left(DISK).is_err());
+        assert!(host.ledger().leaving(DISK, true).is_err());
+        host.ledger().call_off(DISK).expect("nothing to call off");
+        assert_eq!(host.phase(), None);
+    }
+
+    #[test]
+    fn the_name_of_a_released_disk_stays_its_own() {
+        let host = Host::new();
+        let taken = host.ledger().release(OTHER, &name("sdb1"));
+        assert!(matches!(taken, Err(LedgerError::Owned { .. })));
+        let another = host.ledger().release(DISK, &name("sdc1"));
+        assert!(matches!(another, Err(LedgerError::Named { .. })));
+        host.ledger()
+            .release(OTHER, &name("sdc1"))
+            .expect("released");
+        assert_eq!(host.standing().owner_of(&name("sdc1")), Some(OTHER));
+    }
+
+    #[test]
+    fn an_older_agent_reads_the_ledger_of_a_host_where_nothing_is_released() {
+        let host = released();
+        assert!(host.text().contains("releases"));
+        host.ledger().taken_back(DISK).expect("kept");
+        assert!(!host.text().contains("releases"), "{}", host.text());
+        let unknown = br#"{"version":1,"formats":[],"usedApprovals":[],
+            "releases":{"00000000-0000-0000-0000-000000000001":{"name":"sdb1","phase":"gone"}}}"#;
+        assert!(parse(unknown).is_err(), "a phase that nobody knows");
+    }
+}

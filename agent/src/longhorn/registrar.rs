@@ -1,0 +1,479 @@
+//! The task that keeps the Longhorn Node in step with the disks of this node.
+//!
+//! Level-triggered like the loop before it: each step starts from the last
+//! round and the Node as last seen, and writes what is missing, if anything. It
+//! waits for nobody and nobody waits for it: a step may take as long as the API
+//! server does, while disks are found, mounted and served.
+
+mod confinement;
+mod connection;
+mod standing_order;
+mod told;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use kube::Config;
+use tokio::sync::watch;
+
+use super::{
+    LonghornSettings, Sight, View,
+    api::Failure,
+    audit::{Facts, PATHS, audit},
+    disks::{ConfigReader, OurDisk, Said, is_mounted, of_round},
+    events::{Events, event},
+    finding::{Finding, Kind},
+    node::Node,
+    owner::{AGENT, ANSWER, Asked, Owner, QUESTION, owner},
+    patience::{Symptoms, Writes},
+    register::{self, Change, SUMMARY, Terms},
+    status::{State, Status},
+    summary::Summary,
+};
+use crate::{config::Mode, observe::Host, report::Round, units::DiskName};
+use confinement::Confinement;
+use connection::Connection;
+use standing_order::StandingOrder;
+
+/// Steps follow each other no faster: the Node may change a hundred times a
+/// second.
+const REST: Duration = Duration::from_millis(200);
+/// A change that meets a newer version is made anew so often in one step.
+const ATTEMPTS: u32 = 8;
+/// Pause before an Event is told again that could not be.
+const PAUSE: Duration = Duration::from_mins(1);
+
+/// What the registrar is told.
+#[derive(Debug, Clone)]
+pub struct RegistrarSettings {
+    /// Which object.
+    pub longhorn: LonghornSettings,
+    /// Whether anything is written.
+    pub mode: Mode,
+    /// What a person set for entries.
+    pub terms: Terms,
+    /// Directory below which disks are mounted.
+    pub mount_root: String,
+    /// Where the host's mounts are read.
+    pub host: Host,
+    /// Whether disks are also named on the Kubernetes Node.
+    pub default_disks: bool,
+    /// Names this agent; the same after every start on the same host.
+    pub agent: String,
+    /// Divides every wait: 1, but in tests.
+    pub hurry: u32,
+}
+
+/// The task and what it remembers from step to step.
+struct Registrar {
+    settings: RegistrarSettings,
+    rounds: watch::Receiver<Option<Arc<Round>>>,
+    sight: Sight,
+    api: Connection,
+    status: watch::Sender<Arc<Status>>,
+    reader: ConfigReader,
+    symptoms: Symptoms,
+    writes: Writes,
+    events: Events,
+    /// What was written last, until the watch has seen it.
+    own: Option<Arc<Node>>,
+    /// When this agent asked whether the one on the Node lives, or when that
+    /// was answered.
+    question: Option<(Instant, bool)>,
+    confinement: Confinement,
+    order: StandingOrder,
+    /// The API could not be reached when it was last looked.
+    unreachable: bool,
+    next: Option<Instant>,
+}
+
+/// A step's view of things.
+struct Picture {
+    round: Arc<Round>,
+    disks: Vec<OurDisk>,
+    said: BTreeMap<DiskName, Said>,
+    known: BTreeSet<DiskName>,
+    released: BTreeSet<DiskName>,
+    complete: bool,
+}
+
+impl Picture {
+    fn facts<'a>(&'a self, node: &'a Node, mount_root: &'a str) -> Facts<'a> {
+        Facts {
+            node,
+            disks: &self.disks,
+            said: &self.said,
+            known: &self.known,
+            released: &self.released,
+            mount_root,
+            complete: self.complete,
+        }
+    }
+}
+
+/// Keeps the Longhorn Node in step from here on. `config` is asked before each
+/// new connection: tokens are replaced all the time. Must be called inside a
+/// tokio runtime; the task ends when nobody holds the receiver any more.
+pub fn spawn<F, C>(
+    settings: RegistrarSettings,
+    rounds: watch::Receiver<Option<Arc<Round>>>,
+    sight: Sight,
+    config: F,
+) -> watch::Receiver<Arc<Status>>
+where
+    F: FnMut() -> C + Send + 'static,
+    C: Future<Output = Result<Config, String>> + Send + 'static,
+{
+    let begin = match settings.mode {
+        Mode::Observe => State::Observing,
+        Mode::Enforce => State::NoNode,
+    };
+    let (status, shown) = watch::channel(Arc::new(Status::begin(begin)));
+    let hurry = settings.hurry.max(1);
+    let mut config = config;
+    let default_disks = settings.default_disks;
+    let registrar = Registrar {
+        api: Connection::new(
+            settings.longhorn.clone(),
+            Box::new(move || Box::pin(config())),
+        ),
+        settings,
+        rounds,
+        sight,
+        status,
+        reader: ConfigReader::default(),
+        symptoms: Symptoms::new(hurry),
+        writes: Writes::new(hurry),
+        events: Events::new(Instant::now()),
+        own: None,
+        question: None,
+        confinement: Confinement::unknown(hurry),
+        order: StandingOrder::new(default_disks, hurry),
+        unreachable: false,
+        next: None,
+    };
+    drop(tokio::spawn(registrar.run()));
+    shown
+}
+
+/// Nothing is registered, and that is as it should be.
+pub fn off() -> watch::Receiver<Arc<Status>> {
+    watch::channel(Arc::new(Status::begin(State::Off))).1
+}
+
+impl Registrar {
+    async fn run(mut self) {
+        loop {
+            self.step().await;
+            let next = self.next.take();
+            // All branches are cancel safe: channels keep what they have.
+            tokio::select! {
+                changed = self.rounds.changed() => if changed.is_err() { return },
+                Ok(()) = self.sight.node.changed() => {}
+                Ok(()) = self.sight.view.changed() => {}
+                () = sleep_until(next) => {}
+                () = self.status.closed() => return,
+            }
+            tokio::time::sleep(REST).await;
+        }
+    }
+
+    fn wake(&mut self, at: Option<Instant>) {
+        self.next = match (self.next, at) {
+            (Some(next), Some(at)) => Some(next.min(at)),
+            (next, at) => next.or(at),
+        };
+    }
+
+    async fn step(&mut self) {
+        let Some(round) = self.rounds.borrow_and_update().clone() else {
+            return;
+        };
+        let view = self.sight.view.borrow_and_update().clone();
+        let unreachable = matches!(view, View::Unreachable { .. });
+        if std::mem::replace(&mut self.unreachable, unreachable) && !unreachable {
+            // The API is back: what failed because of that need not wait.
+            self.writes.reachable();
+            self.confinement.reachable();
+        }
+        let Some(mut node) = self.newest() else {
+            self.publish(State::NoNode, Vec::new());
+            return;
+        };
+        let picture = self.look(round).await;
+        let enforce = self.settings.mode == Mode::Enforce;
+        if enforce {
+            let node = self.settings.longhorn.node_name.clone();
+            let now = Instant::now();
+            self.confinement.find_out(&mut self.api, &node, now).await;
+        }
+        let mut attempts = 0;
+        loop {
+            let now = Instant::now();
+            let (mut findings, change, owner) = self.judge(&node, &picture, now);
+            let pending = !change.is_empty();
+            if !pending {
+                self.writes.settled(now);
+            }
+            findings.extend(self.writes.findings());
+            findings.sort();
+            findings.dedup();
+            let state = match () {
+                () if !enforce => State::Observing,
+                () if !owner.is_me() || self.confinement.is_elsewhere() => State::AnotherAgent,
+                () if pending => State::Pending,
+                () => State::Current,
+            };
+            let generation = node.metadata.generation;
+            let write = enforce
+                && pending
+                && !self.confinement.is_elsewhere()
+                && attempts < ATTEMPTS
+                && self.writes.may(&change, generation, now);
+            if !write {
+                if enforce {
+                    if owner.is_me() && !self.confinement.is_elsewhere() {
+                        let facts = picture.facts(&node, &self.settings.mount_root);
+                        self.order.keep(&mut self.api, &facts, now).await;
+                        self.wake(self.order.due());
+                    }
+                    self.events.hold(told::holding(&picture.round, &findings));
+                    self.tell(&node).await;
+                }
+                self.publish(state, findings);
+                self.wake(self.writes.due(now));
+                self.wake(self.confinement.due());
+                return;
+            }
+            attempts += 1;
+            let version = node.metadata.resource_version.clone();
+            let patch = change.patch(&version.unwrap_or_default());
+            match self.api.patch(&patch).await {
+                Ok(written) => {
+                    self.written(&change, &picture, Instant::now());
+                    node = Arc::new(written);
+                    self.own = Some(Arc::clone(&node));
+                }
+                Err(failure) => {
+                    let now = Instant::now();
+                    if failure != Failure::Conflict {
+                        tracing::warn!(?failure, "the Longhorn Node cannot be written");
+                    }
+                    let conflict = failure == Failure::Conflict;
+                    self.writes.failed(&change, failure, generation, now);
+                    if conflict {
+                        match self.api.node().await {
+                            Ok(fresh) => {
+                                node = Arc::new(fresh);
+                                self.own = Some(Arc::clone(&node));
+                            }
+                            Err(failure) => self.writes.unread(failure, now),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The Node as last heard or, where that is newer, as last written.
+    fn newest(&mut self) -> Option<Arc<Node>> {
+        let heard = self.sight.node.borrow_and_update().clone()?;
+        if let Some(own) = &self.own {
+            let of = |node: &Node| -> Option<u64> {
+                node.metadata.resource_version.as_ref()?.parse().ok()
+            };
+            let same = own.metadata.uid == heard.metadata.uid;
+            if same
+                && of(own)
+                    .zip(of(&heard))
+                    .is_some_and(|(own, heard)| own > heard)
+            {
+                return Some(Arc::clone(own));
+            }
+            self.own = None;
+        }
+        Some(heard)
+    }
+
+    async fn look(&mut self, round: Arc<Round>) -> Picture {
+        let disks = of_round(&round, &self.settings.mount_root);
+        let said = self.reader.read(&disks).await;
+        let standing = round.inventory.standing.known();
+        let known = standing.map(|standing| standing.disks.values().map(|kept| kept.name.clone()));
+        Picture {
+            complete: standing.is_ok()
+                && round.inventory.host_mounts.known().is_ok()
+                && !round.inventory.devices.is_empty(),
+            known: known.into_iter().flatten().collect(),
+            released: BTreeSet::new(),
+            said,
+            disks,
+            round,
+        }
+    }
+
+    /// What is wrong, what is to be written, and for whom.
+    fn judge(
+        &mut self,
+        node: &Node,
+        picture: &Picture,
+        now: Instant,
+    ) -> (Vec<Finding>, Change, Owner) {
+        let facts = picture.facts(node, &self.settings.mount_root);
+        let (mut findings, due) = self.symptoms.lasting(audit(&facts), now);
+        let asked = match self.question {
+            None => Asked::No,
+            Some((at, false)) => Asked::Since(now.duration_since(at) * self.settings.hurry),
+            Some((at, true)) => Asked::Answered(now.duration_since(at) * self.settings.hurry),
+        };
+        let owner = owner(node, &self.settings.agent, asked);
+        if let Owner::Other(other) = &owner {
+            if let Some((at, answered)) = &mut self.question
+                && !*answered
+            {
+                (*at, *answered) = (now, true);
+            }
+            let me = &self.settings.agent;
+            let detail = format!("agent {other}, this one is {me}");
+            findings.push(Finding::of_node(Kind::AnotherAgent, detail));
+        }
+        findings.extend(self.confinement.finding());
+        findings.extend(self.order.finding());
+        let terms = &self.settings.terms;
+        let wanted = register::change(&facts, &findings, terms, &BTreeSet::new());
+        let generation = node.metadata.generation;
+        let held = self.writes.held_back(&wanted.added, generation, now);
+        let mut change = if held.is_empty() {
+            wanted
+        } else {
+            register::change(&facts, &findings, terms, &held)
+        };
+        self.verify(&mut change, picture);
+        if owner.is_me() {
+            let summarised: Vec<Finding> = findings
+                .iter()
+                .cloned()
+                .chain(self.writes.findings())
+                .collect();
+            self.summarise(node, picture, &summarised, &mut change, now);
+        }
+        if owner.is_me() || matches!(owner, Owner::Ask(_)) {
+            register::claim(&owner, &self.settings.agent, &mut change);
+        } else {
+            change = Change::default();
+        }
+        self.wake(due);
+        if matches!(owner, Owner::Waiting(_)) {
+            let wait = ANSWER / self.settings.hurry;
+            self.wake(self.question.map(|(at, _)| at + wait));
+        }
+        (findings, change, owner)
+    }
+
+    /// Drops entries of disks that are not mounted at this very moment,
+    /// whatever the round saw.
+    fn verify(&self, change: &mut Change, picture: &Picture) {
+        for disk in &picture.disks {
+            let there = |devno| is_mounted(&self.settings.host, &disk.path, devno);
+            if change.added.contains(&disk.name) && !disk.mounted.is_some_and(there) {
+                change.added.remove(&disk.name);
+                change.disks.remove(disk.name.as_str());
+                // The next step finds what is to be said of paths.
+                change.annotations.remove(PATHS);
+            }
+        }
+    }
+
+    fn summarise(
+        &mut self,
+        node: &Node,
+        picture: &Picture,
+        findings: &[Finding],
+        change: &mut Change,
+        now: Instant,
+    ) {
+        let summary = Summary::of(&picture.round, &picture.disks, findings, self.settings.mode);
+        let line = summary.line();
+        let annotations = node.metadata.annotations.as_ref();
+        if annotations.and_then(|all| all.get(SUMMARY)) == Some(&line) {
+            self.writes.summary_is_current();
+        } else if !change.is_empty() || self.writes.summary_is_due(&line, now) {
+            change.annotations.insert(SUMMARY, Some(line));
+        }
+    }
+
+    fn written(&mut self, change: &Change, picture: &Picture, now: Instant) {
+        self.writes.succeeded(change, now);
+        let asked = change.annotations.get(QUESTION);
+        if asked.is_some_and(Option::is_some) {
+            self.question = Some((now, false));
+        } else if change.annotations.contains_key(AGENT) {
+            self.question = None;
+        }
+        for disk in picture
+            .disks
+            .iter()
+            .filter(|disk| change.added.contains(&disk.name))
+        {
+            tracing::info!(name = %disk.name, path = disk.path, "registered with Longhorn");
+            self.events
+                .happened(disk.name.as_str(), told::registered(disk));
+        }
+        let others = change.disks.iter().filter(|(key, _)| {
+            !change
+                .added
+                .iter()
+                .any(|name| name.as_str() == key.as_str())
+        });
+        for (key, fields) in others {
+            tracing::info!(disk = key, %fields, "changed in Longhorn");
+        }
+    }
+
+    async fn tell(&mut self, node: &Node) {
+        while let Some((notice, times)) = self.events.next(Instant::now()) {
+            match self.api.tell(&event(node, &notice, times)).await {
+                // Nor will one be taken later that is not now.
+                Ok(()) | Err(Failure::Rejected(_) | Failure::Conflict) => self.events.done(),
+                Err(_) => {
+                    self.wake(Some(Instant::now() + PAUSE / self.settings.hurry));
+                    return;
+                }
+            }
+        }
+        self.wake(self.events.due());
+    }
+
+    fn publish(&mut self, state: State, findings: Vec<Finding>) {
+        let status = Status {
+            state,
+            waiting: self.writes.waiting(),
+            findings,
+            requests: self.api.counts().clone(),
+            dropped_events: self.events.dropped(),
+        };
+        self.status.send_if_modified(|shown| {
+            for finding in &status.findings {
+                if !shown.findings.contains(finding) {
+                    tracing::warn!(%finding, advice = finding.kind.advice(), "Longhorn");
+                }
+            }
+            let changed = **shown != status;
+            if changed {
+                *shown = Arc::new(status);
+            }
+            changed
+        });
+    }
+}
+
+/// For ever, where there is no such moment.
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,412 @@
+//! Disks that a person releases or takes back: what was asked is taken down in
+//! the ledger, and what has left is unmounted. A step that a crash interrupts is
+//! done again by the next start, from what the ledger says.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::mpsc, task::JoinHandle};
+use uuid::Uuid;
+
+use super::{News, Reconciler};
+use crate::{
+    backoff::Backoff,
+    decide::{Released, Verdict},
+    ledger::{LedgerError, ReleasePhase, Standing},
+    longhorn::View,
+    observe::Inventory,
+    provision,
+    releases::{ReleaseRow, Told, rows},
+    requests::{Mailbox, Request, Wish},
+    text::chain,
+    units::DiskName,
+};
+
+/// Disks that are unmounted at the same time.
+const AT_ONCE: usize = 4;
+/// How long an answer is shown after which nothing else is to be told.
+const SHOWN: Duration = Duration::from_mins(10);
+
+/// What the loop remembers of releases besides what the ledger has.
+#[derive(Debug)]
+pub(super) struct Releasing {
+    pub(super) mailbox: Mailbox,
+    told: BTreeMap<DiskName, (Told, Instant)>,
+    /// Disks that are being unmounted.
+    unmounting: BTreeSet<DiskName>,
+    /// Disks that could not be unmounted.
+    stuck: Backoff,
+    /// Requests that could not be taken down.
+    unserved: Backoff,
+    /// Why the requests could not be read the last time.
+    unread: Option<String>,
+}
+
+/// Tells the loop how a release goes on in Longhorn.
+#[derive(Debug, Clone)]
+pub struct Teller(mpsc::UnboundedSender<News>);
+
+impl Teller {
+    /// Tells it; the loop looks again.
+    pub fn tell(&self, name: DiskName, told: Told) {
+        // The loop is gone at shutdown; then nobody wants to know.
+        drop(self.0.send(News::Told(name, told)));
+    }
+}
+
+/// What became of a request.
+enum Answer {
+    /// It is answered, with what is told of it besides the ledger.
+    Answered(Option<Told>),
+    /// It is looked at again when something changes.
+    Waits(String),
+    /// It could not be taken down, and is tried again.
+    Failed(LedgerError),
+}
+
+impl From<Result<Option<Told>, LedgerError>> for Answer {
+    fn from(result: Result<Option<Told>, LedgerError>) -> Self {
+        match result {
+            Ok(told) => Self::Answered(told),
+            Err(error @ (LedgerError::Owned { .. } | LedgerError::Named { .. })) => {
+                Self::Answered(Some(Told::Refused(error.to_string())))
+            }
+            Err(
+                error @ (LedgerError::Read(_)
+                | LedgerError::Write(_)
+                | LedgerError::Limit { .. }
+                | LedgerError::Frozen(_)
+                | LedgerError::Used(_)
+                | LedgerError::NotLeaving(_)),
+            ) => Self::Failed(error),
+        }
+    }
+}
+
+impl Releasing {
+    pub(super) fn new(mailbox: Mailbox) -> Self {
+        Self {
+            mailbox,
+            told: BTreeMap::new(),
+            unmounting: BTreeSet::new(),
+            stuck: Backoff::default(),
+            unserved: Backoff::default(),
+            unread: None,
+        }
+    }
+
+    /// Whether a disk is being unmounted: it is not mounted meanwhile.
+    pub(super) fn is_unmounting(&self, name: &DiskName) -> bool {
+        self.unmounting.contains(name)
+    }
+
+    /// The next moment at which something is tried again.
+    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
+        let next = [self.stuck.next(now), self.unserved.next(now)];
+        next.into_iter().flatten().min()
+    }
+
+    pub(super) fn tell(&mut self, name: DiskName, told: Told) {
+        self.told.insert(name, (told, Instant::now()));
+    }
+
+    pub(super) fn unmounted(&mut self, name: &DiskName, failure: Option<String>) {
+        self.unmounting.remove(name);
+        match failure {
+            None => self.stuck.forget(name.as_str()),
+            Some(error) => self.stuck.failed(name.as_str(), error, Instant::now()),
+        }
+    }
+
+    /// The requests, by the disk that they are about.
+    fn open(&mut self) -> BTreeMap<DiskName, Vec<Request>> {
+        let (open, unread) = match self.mailbox.open() {
+            Ok(open) => (open, None),
+            Err(error) => (Vec::new(), Some(chain(&error))),
+        };
+        if unread != self.unread
+            && let Some(error) = &unread
+        {
+            tracing::warn!(error, "nothing that a person asks for is heard");
+        }
+        self.unread = unread;
+        let mut by_name: BTreeMap<DiskName, Vec<Request>> = BTreeMap::new();
+        for request in open {
+            by_name
+                .entry(request.name.clone())
+                .or_default()
+                .push(request);
+        }
+        by_name
+    }
+
+    pub(super) fn rows(
+        &self,
+        inventory: &Inventory,
+        released: &BTreeMap<DiskName, Released>,
+    ) -> Vec<ReleaseRow> {
+        let told = self.told.iter();
+        let told = told.map(|(name, (told, _))| (name.clone(), told.clone()));
+        rows(inventory, released, &told.collect(), |name| {
+            self.stuck.error_of(name.as_str())
+        })
+    }
+}
+
+impl Reconciler {
+    /// By which others tell how a release goes on.
+    pub fn teller(&self) -> Teller {
+        Teller(self.news.0.clone())
+    }
+
+    /// Takes down what a person asks for. Which requests are answered by that:
+    /// they are taken away when the answer is shown, so that who waits for that
+    /// finds it. After a crash in between they are answered again, to the same
+    /// end.
+    ///
+    /// Before the first round it is not known which disk a name belongs to.
+    pub(super) fn serve_requests(&mut self) -> Vec<Request> {
+        if self.rounds == 0 {
+            return Vec::new();
+        }
+        let now = Instant::now();
+        let open = self.releasing.open();
+        self.releasing.told.retain(|name, (told, at)| match told {
+            Told::Waiting(_) => open.contains_key(name),
+            Told::Progress(_) => true,
+            Told::Refused(_) | Told::InUse => at.elapsed() < SHOWN,
+        });
+        self.releasing
+            .unserved
+            .retain(|name| open.keys().any(|open| open.as_str() == name));
+        let mut answered = Vec::new();
+        for (name, requests) in open {
+            if !self.releasing.unserved.may_try(name.as_str(), now) {
+                continue;
+            }
+            // Of two that contradict each other, the one that leaves all as it is.
+            let cancel = requests.iter().any(|request| request.wish == Wish::Cancel);
+            let answer = if cancel {
+                self.take_back(&name)
+            } else {
+                self.release(&name)
+            };
+            match answer {
+                Answer::Answered(told) => {
+                    tracing::info!(%name, cancel, ?told, "a request to release was answered");
+                    self.releasing.told.remove(&name);
+                    if let Some(told) = told {
+                        self.releasing.tell(name, told);
+                    }
+                    answered.extend(requests);
+                }
+                Answer::Waits(why) => self.releasing.tell(name, Told::Waiting(why)),
+                Answer::Failed(error) => {
+                    let error = chain(&error);
+                    tracing::warn!(%name, error, "a request to release cannot be taken down");
+                    let key = name.as_str().to_owned();
+                    self.releasing.tell(name, Told::Waiting(error.clone()));
+                    self.releasing.unserved.failed(&key, error, now);
+                }
+            }
+        }
+        answered
+    }
+
+    /// Takes answered requests away. One that stays is answered again.
+    pub(super) fn dismiss(&self, answered: &[Request]) {
+        for request in answered {
+            if let Err(error) = self.releasing.mailbox.answered(request) {
+                tracing::warn!(error = chain(&error), "an answered request stays");
+            }
+        }
+    }
+
+    fn release(&self, name: &DiskName) -> Answer {
+        let ledger = &self.around.state.ledger;
+        let found = self
+            .verdicts
+            .iter()
+            .find(|(_, verdict)| verdict.disk_name() == Some(name));
+        let by_verdict = match found {
+            Some((disk, _)) if self.working.contains_key(disk) => {
+                return Answer::Waits(format!("{disk} is being worked on"));
+            }
+            Some((_, Verdict::Managed(managed))) => Some(managed.claim.partition_guid),
+            Some((_, Verdict::Adopt(adopt))) => Some(adopt.uuid),
+            Some((disk, Verdict::Provision(_) | Verdict::Resume(_))) => {
+                let why = format!("{disk} is not finished, so there is nothing to release");
+                return Answer::Answered(Some(Told::Refused(why)));
+            }
+            Some((_, Verdict::Refused(_))) | None => None,
+        };
+        let standing = ledger.standing();
+        let standing = match standing.known() {
+            Ok(standing) => standing,
+            Err(why) => return Answer::Failed(LedgerError::Read(why.clone())),
+        };
+        // It may be away, or refused because it has left.
+        let under_way = standing.release_of(name).map(|(uuid, _)| uuid);
+        let Some(uuid) = by_verdict.or(under_way) else {
+            let why = if standing.owner_of(name).is_some() {
+                format!("the disk {name} is not attached, or not in use")
+            } else {
+                format!("there is no disk {name} on this node")
+            };
+            return Answer::Answered(Some(Told::Refused(why)));
+        };
+        let taken_down = ledger.release(uuid, name).and_then(|()| {
+            if self.longhorn_is_off() {
+                leave_without_longhorn(ledger, uuid)?;
+            }
+            Ok(None)
+        });
+        taken_down.into()
+    }
+
+    fn take_back(&self, name: &DiskName) -> Answer {
+        let ledger = &self.around.state.ledger;
+        let standing = ledger.standing();
+        let standing = match standing.known() {
+            Ok(standing) => standing,
+            Err(why) => return Answer::Failed(LedgerError::Read(why.clone())),
+        };
+        let Some((uuid, release)) = standing.release_of(name) else {
+            let ours = self
+                .verdicts
+                .values()
+                .any(|verdict| verdict.disk_name() == Some(name));
+            return Answer::Answered(Some(if ours || standing.owner_of(name).is_some() {
+                Told::InUse
+            } else {
+                Told::Refused(format!("there is no disk {name} on this node"))
+            }));
+        };
+        let in_use = match release.phase {
+            // Longhorn's entry is put back first.
+            ReleasePhase::Leaving {
+                schedulable_before: Some(_),
+            }
+            | ReleasePhase::Returning { .. } => None,
+            ReleasePhase::Leaving {
+                schedulable_before: None,
+            }
+            | ReleasePhase::Left => Some(Told::InUse),
+        };
+        ledger.call_off(uuid).map(|()| in_use).into()
+    }
+
+    fn longhorn_is_off(&self) -> bool {
+        *self.longhorn.borrow() == View::Off
+    }
+
+    /// Where Longhorn is not asked, nobody else has a say in what leaves. Whether
+    /// anything was taken down, so that it is worth to look again.
+    pub(super) fn settle_releases(&self, inventory: &Inventory) -> bool {
+        let Ok(standing) = inventory.standing.known() else {
+            return false;
+        };
+        if !self.longhorn_is_off() {
+            return false;
+        }
+        let leaving = standing.releases.iter().filter(|(_, release)| {
+            let untouched = ReleasePhase::Leaving {
+                schedulable_before: None,
+            };
+            release.phase == untouched
+        });
+        let mut settled = false;
+        for (uuid, release) in leaving {
+            match self.around.state.ledger.left(*uuid) {
+                Ok(()) => settled = true,
+                Err(error) => {
+                    tracing::warn!(name = %release.name, error = chain(&error), "it does not leave yet");
+                }
+            }
+        }
+        settled
+    }
+
+    /// Unmounts what has left, its unit of systemd first. What is in use is
+    /// tried again, ever more seldom, and never forced.
+    pub(super) fn unmount_released(&mut self, released: &BTreeMap<DiskName, Released>) {
+        let now = Instant::now();
+        self.releasing
+            .stuck
+            .retain(|name| released.keys().any(|released| released.as_str() == name));
+        for (name, found) in released {
+            let Some(devno) = found.mounted else {
+                self.releasing.stuck.forget(name.as_str());
+                continue;
+            };
+            let working = |disk: &String| self.working.contains_key(disk);
+            if self.releasing.unmounting.contains(name)
+                || found.disk.as_ref().is_some_and(working)
+                || !self.releasing.stuck.may_try(name.as_str(), now)
+            {
+                continue;
+            }
+            if let Some(units) = &self.mount_units
+                && let Some(problem) = units.kept(name)
+            {
+                self.releasing.stuck.failed(name.as_str(), problem, now);
+                continue;
+            }
+            // Each takes a thread for as long as it hangs.
+            if self.releasing.unmounting.len() >= AT_ONCE {
+                return;
+            }
+            self.releasing.unmounting.insert(name.clone());
+            let (around, news) = (self.around.clone(), self.news.0.clone());
+            let name = name.clone();
+            let _detached: JoinHandle<()> = tokio::task::spawn_blocking(move || {
+                let failure = match provision::unmount_released(&name, devno, &around) {
+                    Ok(()) => {
+                        tracing::info!(%name, "unmounted: it was released");
+                        None
+                    }
+                    Err(error) => {
+                        let error = chain(&error);
+                        tracing::warn!(%name, error, "released, and still mounted");
+                        Some(error)
+                    }
+                };
+                // The loop is gone at shutdown.
+                drop(news.send(News::Unmounted(name, failure)));
+            });
+        }
+    }
+
+    /// Whether requests wait that no round has seen.
+    pub(super) fn has_unseen_requests(&self) -> bool {
+        self.rounds == 1
+            && self
+                .releasing
+                .mailbox
+                .open()
+                .is_ok_and(|open| !open.is_empty())
+    }
+}
+
+/// A disk of which Longhorn's entry was changed is not unmounted by an agent
+/// that does not ask Longhorn: it may still have replicas there.
+fn leave_without_longhorn(ledger: &crate::ledger::Ledger, uuid: Uuid) -> Result<(), LedgerError> {
+    let untouched = |standing: &Standing| {
+        let release = standing.releases.get(&uuid);
+        release.is_some_and(|release| {
+            matches!(
+                release.phase,
+                ReleasePhase::Leaving {
+                    schedulable_before: None
+                } | ReleasePhase::Left
+            )
+        })
+    };
+    if ledger.standing().is_known_and(untouched) {
+        ledger.left(uuid)
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,211 @@
+//! What a person asks of the agent of this host by `disk-discovery release`:
+//! empty files in `<state>/requests/`, whose names are the requests. Only who
+//! may write to the state directory can ask, and what was asked while no agent
+//! ran is done by the next one.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+use crate::{
+    durable::{self, WriteError},
+    units::DiskName,
+};
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Wish {
+    /// The disk is to leave the node.
+    Release,
+    /// It is to stay after all, or to be used again.
+    Cancel,
+}
+
+impl Wish {
+    const ALL: [Self; 2] = [Self::Release, Self::Cancel];
+
+    /// As the name of a file begins.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Release => "release-",
+            Self::Cancel => "cancel-",
+        }
+    }
+}
+
+/// A wish for a disk.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Request {
+    /// Which disk, by its name for life.
+    pub name: DiskName,
+    /// What of it.
+    pub wish: Wish,
+}
+
+impl Request {
+    fn file(&self) -> String {
+        format!("{}{}", self.wish.prefix(), self.name)
+    }
+
+    /// The request that a file stands for, if any: a half-written one ends in
+    /// `.tmp`, which no name of a disk does.
+    fn of_file(name: &str) -> Option<Self> {
+        Wish::ALL.into_iter().find_map(|wish| {
+            let name = name.strip_prefix(wish.prefix())?.parse().ok()?;
+            Some(Self { name, wish })
+        })
+    }
+}
+
+/// The requests cannot be read.
+#[derive(Debug, Error)]
+#[error("cannot read the requests in {}", directory.display())]
+pub struct ReadError {
+    directory: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// The directory of the requests.
+#[derive(Debug, Clone)]
+pub struct Mailbox {
+    directory: PathBuf,
+}
+
+impl Mailbox {
+    /// Below the agent's state directory. Nothing is made yet.
+    pub fn below(state: &Path) -> Self {
+        Self {
+            directory: state.join("requests"),
+        }
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Asks for something, durably.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    pub fn post(&self, request: &Request) -> Result<(), WriteError> {
+        durable::write(&self.directory.join(request.file()), b"")
+    }
+
+    /// Whether a request is still to be answered.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub fn is_open(&self, request: &Request) -> Result<bool, ReadError> {
+        let there = fs::exists(self.directory.join(request.file()));
+        there.map_err(|source| self.unread(source))
+    }
+
+    /// What is asked for, in the order of the names. Files that are no requests
+    /// are passed over.
+    ///
+    /// # Errors
+    /// When the directory is there and cannot be read.
+    pub fn open(&self) -> Result<Vec<Request>, ReadError> {
+        let entries = match fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(self.unread(source)),
+        };
+        let mut requests = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|source| self.unread(source))?;
+            requests.extend(entry.file_name().to_str().and_then(Request::of_file));
+        }
+        requests.sort_unstable();
+        Ok(requests)
+    }
+
+    /// Takes an answered request away for good; one that is gone already is no
+    /// error.
+    ///
+    /// # Errors
+    /// When it stays.
+    pub fn answered(&self, request: &Request) -> Result<(), WriteError> {
+        durable::remove(&self.directory.join(request.file()))
+    }
+
+    fn unread(&self, source: io::Error) -> ReadError {
+        ReadError {
+            directory: self.directory.clone(),
+            source,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(wish: Wish, name: &str) -> Request {
+        Request {
+            name: name.parse().expect("a name"),
+            wish,
+        }
+    }
+
+    #[test]
+    fn what_was_asked_is_there_until_it_is_answered() {
+        let state = tempfile::tempdir().expect("a directory");
+        let asked = Mailbox::below(state.path());
+        assert_eq!(asked.open().expect("nothing yet"), []);
+        let wishes = [
+            request(Wish::Release, "sdb1"),
+            request(Wish::Cancel, "sdb1"),
+            request(Wish::Release, "sdc1-2"),
+        ];
+        for request in wishes.iter().chain(wishes.first()) {
+            asked.post(request).expect("asked");
+        }
+        let agent = Mailbox::below(state.path());
+        assert_eq!(agent.open().expect("readable"), wishes);
+        for request in &wishes {
+            assert!(asked.is_open(request).expect("readable"));
+            agent.answered(request).expect("answered");
+            agent.answered(request).expect("again");
+            assert!(!asked.is_open(request).expect("readable"));
+        }
+        assert_eq!(agent.open().expect("readable"), []);
+    }
+
+    #[test]
+    fn what_is_no_request_is_passed_over_and_left_alone() {
+        let state = tempfile::tempdir().expect("a directory");
+        let mailbox = Mailbox::below(state.path());
+        mailbox
+            .post(&request(Wish::Release, "sdb1"))
+            .expect("asked");
+        for name in [
+            "release-sdb1.tmp",
+            "release-",
+            "release-..",
+            "release-SDB1",
+            "cancel-sdb1~",
+            "wipe-sdb1",
+            ".release-sdb1",
+        ] {
+            fs::write(mailbox.directory().join(name), "").expect("a file");
+        }
+        let open = mailbox.open().expect("readable");
+        assert_eq!(open, [request(Wish::Release, "sdb1")]);
+    }
+
+    #[test]
+    fn requests_that_cannot_be_read_are_an_error() {
+        let state = tempfile::tempdir().expect("a directory");
+        fs::write(state.path().join("requests"), "").expect("a file in its place");
+        let mailbox = Mailbox::below(state.path());
+        let error = mailbox.open().expect_err("no directory").to_string();
+        assert!(error.contains("requests"), "{error}");
+        assert!(mailbox.post(&request(Wish::Release, "sdb1")).is_err());
+    }
+}
