@@ -18,7 +18,7 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
 
-use super::{base, only};
+use super::{POD_NETWORK, base, base_with, only, part};
 
 pub(super) fn pod(agent: &DaemonSet) -> &PodSpec {
     let template = &agent.spec.template;
@@ -200,6 +200,26 @@ fn it_has_the_hosts_network_and_devices_but_not_its_processes() {
     assert_eq!(security.privileged, Some(true));
     assert_eq!(security.run_as_user, Some(0));
     assert_eq!(security.read_only_root_filesystem, Some(true));
+}
+
+#[test]
+fn the_network_of_pods_is_a_choice_and_health_stays_on_the_node() {
+    let patch = &part(POD_NETWORK, "daemonset-patch.yaml")[0];
+    let network = serde_json::json!({"hostNetwork": false, "dnsPolicy": "ClusterFirst"});
+    assert_eq!(patch["spec"]["template"]["spec"], network);
+    let Some(built) = base_with(POD_NETWORK) else {
+        return;
+    };
+    let (chosen, usual): (DaemonSet, DaemonSet) = (only(&built), agent());
+    let expected = PodSpec {
+        host_network: Some(false),
+        dns_policy: Some("ClusterFirst".to_owned()),
+        ..pod(&usual).clone()
+    };
+    assert_eq!(*pod(&chosen), expected);
+    let ports = container(&chosen).ports.as_ref().expect("ports");
+    assert!(ports.iter().all(|port| port.host_port.is_some()));
+    assert_eq!(built.len(), base().len());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use k8s_openapi::api::{
     rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, Subject},
 };
 
-use super::{BASE, COMPONENT, base, check, daemonset, documents, only, overlay, project};
+use super::{DEFAULT_DISKS, base, base_with, daemonset, only, part};
 
 const ACCOUNT: &str = "disk-discovery";
 const NAMESPACE: &str = "longhorn-system";
@@ -97,14 +97,11 @@ fn container_of(documents: &[serde_json::Value]) -> Container {
     daemonset::container(&only::<DaemonSet>(documents)).clone()
 }
 
-const DEFAULT_DISKS: &str = "DISK_DISCOVERY_DEFAULT_DISKS";
+const OPTION: &str = "DISK_DISCOVERY_DEFAULT_DISKS";
 
 #[test]
 fn default_disks_add_one_right_and_switch_it_on() {
-    let read = |file: &str| {
-        let path = project().join(COMPONENT).join(file);
-        documents(&std::fs::read_to_string(path).expect("a file of the component"))
-    };
+    let read = |file: &str| part(DEFAULT_DISKS, file);
     let role: ClusterRole = only(&read("clusterrole.yaml"));
     assert_eq!(role.aggregation_rule, None);
     assert_eq!(lines(role.rules), ["\"\" nodes: get patch"]);
@@ -118,7 +115,7 @@ fn default_disks_add_one_right_and_switch_it_on() {
     let container = &patch["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(container["name"], "disk-discovery");
     let env: Vec<EnvVar> = serde_json::from_value(container["env"].clone()).expect("variables");
-    assert!(matches!(env.as_slice(), [one] if one.name == DEFAULT_DISKS));
+    assert!(matches!(env.as_slice(), [one] if one.name == OPTION));
     assert!(daemonset::settings_of(&env).default_disks);
     let before = container_of(&base());
     assert!(!daemonset::settings_of(before.env.as_deref().expect("variables")).default_disks);
@@ -126,25 +123,15 @@ fn default_disks_add_one_right_and_switch_it_on() {
 
 #[test]
 fn default_disks_are_added_by_an_overlay() {
-    let built = overlay(&format!(
-        "resources: ['{{project}}/{BASE}']\ncomponents: ['{{project}}/{COMPONENT}']\n"
-    ));
-    let built = match built {
-        Ok(built) => built,
-        // Components came with kubectl 1.21; one that is older must say so, and
-        // for no other reason may this fail.
-        Err(error) => {
-            assert!(error.contains("unknown field \"components\""), "{error}");
-            return;
-        }
+    let Some(built) = base_with(DEFAULT_DISKS) else {
+        return;
     };
-    built.iter().for_each(check);
     assert_eq!(built.len(), base().len() + 2);
     let container = container_of(&built);
     let mut env = container.env.clone().expect("variables");
     let added = env
         .iter()
-        .position(|variable| variable.name == DEFAULT_DISKS)
+        .position(|variable| variable.name == OPTION)
         .expect("the option");
     assert_eq!(env.remove(added).value.as_deref(), Some("true"));
     let rest = Container {
