@@ -3,6 +3,7 @@
 //! options and paths.
 
 mod daemonset;
+mod document;
 mod policy;
 mod rights;
 
