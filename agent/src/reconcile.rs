@@ -165,6 +165,12 @@ impl Reconciler {
         (reconciler, rounds)
     }
 
+    /// What the loop keeps on the host. Who else writes to it must use this one:
+    /// its clones write in turns.
+    pub fn state(&self) -> State {
+        self.around.state.clone()
+    }
+
     /// Runs until `stop` is cancelled, then waits for running jobs, at most
     /// four seconds: what is not done by then is resumed by the next start.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {

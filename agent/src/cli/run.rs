@@ -129,7 +129,10 @@ async fn agent(settings: Settings) -> Result<(), StartError> {
     let shared = Arc::new(settings.clone());
     let sight = longhorn::watch_for(&settings);
     let (reconciler, rounds) = Reconciler::new(settings, sight.view.clone());
-    let registration = longhorn::register_for(&shared, rounds.clone(), sight);
+    let teller = reconciler.teller();
+    let tell = move |name, told| teller.tell(name, told);
+    let state = reconciler.state();
+    let registration = longhorn::register_for(&shared, state, rounds.clone(), sight, tell);
     let (stop_loop, stopped) = watch::channel(false);
     let (stop_server, server_stopped) = oneshot::channel();
     let server = tokio::spawn(serve::serve(

@@ -178,8 +178,9 @@ fn config_of(path: &Path, devno: DevNo) -> Fact<LonghornDisk> {
 
 /// Reads what Longhorn says on each disk. A disk that hangs costs a thread
 /// until it answers, and no other disk anything.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ConfigReader {
+    root: PathBuf,
     hanging: BTreeMap<DiskName, Arc<AtomicBool>>,
 }
 
@@ -187,6 +188,14 @@ pub struct ConfigReader {
 type Place = (DiskName, PathBuf, DevNo);
 
 impl ConfigReader {
+    /// `root` is where the mounts are seen from here: `/`, but in tests.
+    pub fn below(root: PathBuf) -> Self {
+        Self {
+            root,
+            hanging: BTreeMap::new(),
+        }
+    }
+
     /// What each mounted disk says.
     pub async fn read(&mut self, disks: &[OurDisk]) -> BTreeMap<DiskName, Said> {
         self.hanging
@@ -198,7 +207,8 @@ impl ConfigReader {
             .collect();
         let places = disks.iter().filter_map(|disk| {
             let there = disk.mounted.filter(|_| !read.contains_key(&disk.name))?;
-            Some((disk.name.clone(), PathBuf::from(&disk.path), there))
+            let path = disk.path.trim_start_matches('/');
+            Some((disk.name.clone(), self.root.join(path), there))
         });
         let mut left: Vec<Place> = places.collect();
         left.reverse();
@@ -310,7 +320,7 @@ mod tests {
         .expect("written");
         fs::write(Path::new(&nameless.path).join(longhorn_disk::FILE), "{}").expect("written");
         let disks = [named, empty, nameless, elsewhere];
-        let read = runtime().block_on(ConfigReader::default().read(&disks));
+        let read = runtime().block_on(ConfigReader::below("/".into()).read(&disks));
         let of = |name: &str| &read[&name.parse::<DiskName>().expect("a name")].config;
         let uuid = LonghornDisk::Named {
             uuid: "u".to_owned(),
@@ -337,7 +347,7 @@ mod tests {
             nix::sys::stat::Mode::S_IRUSR,
         )
         .expect("a pipe");
-        let read = runtime().block_on(ConfigReader::default().read(&[link, pipe]));
+        let read = runtime().block_on(ConfigReader::below("/".into()).read(&[link, pipe]));
         let unread = |said: &Said| said.config.known().is_err();
         assert!(read.values().all(unread), "{read:?}");
     }

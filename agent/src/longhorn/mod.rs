@@ -44,8 +44,10 @@ pub use watch::{Sight, off, spawn, spawn_with};
 
 use crate::{
     config::{Longhorn, Mode, Settings},
+    releases::Told,
     report::Round,
     state::State,
+    units::DiskName,
 };
 use register::Terms;
 use registrar::RegistrarSettings;
@@ -63,12 +65,14 @@ pub fn watch_for(settings: &Settings) -> Sight {
     }
 }
 
-/// Registers what the rounds see with Longhorn, as the settings say. Must be
-/// called inside a tokio runtime.
+/// Registers what the rounds see with Longhorn, as the settings say. `state` is
+/// the loop's own, so that both write to one ledger in turns; `tell` hears how releases of disks go on. Must be called inside a tokio runtime.
 pub fn register_for(
     settings: &Settings,
+    state: State,
     rounds: Receiver<Option<Arc<Round>>>,
     sight: Sight,
+    tell: impl Fn(DiskName, Told) + Send + Sync + 'static,
 ) -> Receiver<Arc<Status>> {
     if *sight.view.borrow() == View::Off {
         return registrar::off();
@@ -76,7 +80,7 @@ pub fn register_for(
     // One that only looks never says who it is.
     let agent = match settings.mode {
         Mode::Observe => String::new(),
-        Mode::Enforce => State::below(&settings.state_dir).agent(),
+        Mode::Enforce => state.agent(),
     };
     let settings = RegistrarSettings {
         longhorn: object_of(settings),
@@ -88,11 +92,13 @@ pub fn register_for(
         },
         mount_root: settings.policy.mount_root.clone(),
         host: settings.host(),
+        root: "/".into(),
+        ledger: state.ledger,
         default_disks: settings.default_disks,
         agent,
         hurry: 1,
     };
-    registrar::spawn(settings, rounds, sight, api::configured)
+    registrar::spawn(settings, rounds, sight, tell, api::configured)
 }
 
 fn object_of(settings: &Settings) -> LonghornSettings {

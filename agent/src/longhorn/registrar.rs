@@ -7,11 +7,13 @@
 
 mod confinement;
 mod connection;
+mod leaving;
 mod standing_order;
 mod told;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,9 +35,17 @@ use super::{
     status::{State, Status},
     summary::Summary,
 };
-use crate::{config::Mode, observe::Host, report::Round, units::DiskName};
+use crate::{
+    config::Mode,
+    ledger::{Ledger, ReleasePhase, Standing},
+    observe::Host,
+    releases::Told,
+    report::Round,
+    units::DiskName,
+};
 use confinement::Confinement;
 use connection::Connection;
+use leaving::{Leaving, Wanted};
 use standing_order::StandingOrder;
 
 /// Steps follow each other no faster: the Node may change a hundred times a
@@ -59,6 +69,10 @@ pub struct RegistrarSettings {
     pub mount_root: String,
     /// Where the host's mounts are read.
     pub host: Host,
+    /// Where the mounts are seen from here: `/`, but in tests.
+    pub root: PathBuf,
+    /// Has the disks that a person releases.
+    pub ledger: Ledger,
     /// Whether disks are also named on the Kubernetes Node.
     pub default_disks: bool,
     /// Names this agent; the same after every start on the same host.
@@ -85,9 +99,19 @@ struct Registrar {
     question: Option<(Instant, bool)>,
     confinement: Confinement,
     order: StandingOrder,
+    leaving: Leaving,
     /// The API could not be reached when it was last looked.
     unreachable: bool,
     next: Option<Instant>,
+}
+
+/// What a step finds.
+struct Judgement {
+    findings: Vec<Finding>,
+    change: Change,
+    owner: Owner,
+    /// The part of the change that is for disks that leave or return.
+    wanted: Wanted,
 }
 
 /// A step's view of things.
@@ -97,6 +121,7 @@ struct Picture {
     said: BTreeMap<DiskName, Said>,
     known: BTreeSet<DiskName>,
     released: BTreeSet<DiskName>,
+    standing: Option<Standing>,
     complete: bool,
 }
 
@@ -115,12 +140,14 @@ impl Picture {
 }
 
 /// Keeps the Longhorn Node in step from here on. `config` is asked before each
-/// new connection: tokens are replaced all the time. Must be called inside a
-/// tokio runtime; the task ends when nobody holds the receiver any more.
+/// new connection: tokens are replaced all the time; `tell` hears how releases
+/// of disks go on. Must be called inside a tokio runtime; the task ends when
+/// nobody holds the receiver any more.
 pub fn spawn<F, C>(
     settings: RegistrarSettings,
     rounds: watch::Receiver<Option<Arc<Round>>>,
     sight: Sight,
+    tell: impl Fn(DiskName, Told) + Send + Sync + 'static,
     config: F,
 ) -> watch::Receiver<Arc<Status>>
 where
@@ -134,7 +161,8 @@ where
     let (status, shown) = watch::channel(Arc::new(Status::begin(begin)));
     let hurry = settings.hurry.max(1);
     let mut config = config;
-    let default_disks = settings.default_disks;
+    let leaving = Leaving::new(settings.ledger.clone(), Box::new(tell), hurry);
+    let (default_disks, root) = (settings.default_disks, settings.root.clone());
     let registrar = Registrar {
         api: Connection::new(
             settings.longhorn.clone(),
@@ -144,7 +172,7 @@ where
         rounds,
         sight,
         status,
-        reader: ConfigReader::default(),
+        reader: ConfigReader::below(root),
         symptoms: Symptoms::new(hurry),
         writes: Writes::new(hurry),
         events: Events::new(Instant::now()),
@@ -152,6 +180,7 @@ where
         question: None,
         confinement: Confinement::unknown(hurry),
         order: StandingOrder::new(default_disks, hurry),
+        leaving,
         unreachable: false,
         next: None,
     };
@@ -200,6 +229,10 @@ impl Registrar {
             self.confinement.reachable();
         }
         let Some(mut node) = self.newest() else {
+            if self.settings.mode == Mode::Enforce {
+                self.leaving
+                    .wait_for_node(&format!("Longhorn's Node: {view}"));
+            }
             self.publish(State::NoNode, Vec::new());
             return;
         };
@@ -213,7 +246,22 @@ impl Registrar {
         let mut attempts = 0;
         loop {
             let now = Instant::now();
-            let (mut findings, change, owner) = self.judge(&node, &picture, now);
+            let Judgement {
+                mut findings,
+                change,
+                owner,
+                wanted,
+            } = self.judge(&node, &picture, now);
+            if enforce && attempts < ATTEMPTS {
+                let version = node.metadata.resource_version.as_deref();
+                let version = version.unwrap_or_default();
+                let (more, again) = self.leaving.count(&mut self.api, version).await;
+                self.wake(again);
+                if more {
+                    attempts += 1;
+                    continue;
+                }
+            }
             let pending = !change.is_empty();
             if !pending {
                 self.writes.settled(now);
@@ -254,6 +302,9 @@ impl Registrar {
             match self.api.patch(&patch).await {
                 Ok(written) => {
                     self.written(&change, &picture, Instant::now());
+                    if let Some(standing) = &picture.standing {
+                        self.leaving.written(&wanted, standing);
+                    }
                     node = Arc::new(written);
                     self.own = Some(Arc::clone(&node));
                 }
@@ -301,14 +352,25 @@ impl Registrar {
     async fn look(&mut self, round: Arc<Round>) -> Picture {
         let disks = of_round(&round, &self.settings.mount_root);
         let said = self.reader.read(&disks).await;
-        let standing = round.inventory.standing.known();
-        let known = standing.map(|standing| standing.disks.values().map(|kept| kept.name.clone()));
+        let standing = self.leaving.standing();
+        let known = standing.iter().flat_map(|standing| standing.disks.values());
+        let releases = standing
+            .iter()
+            .flat_map(|standing| standing.releases.values());
+        let gone = |phase: &ReleasePhase| match phase {
+            ReleasePhase::Leaving { .. } | ReleasePhase::Left => true,
+            ReleasePhase::Returning { .. } => false,
+        };
         Picture {
-            complete: standing.is_ok()
+            complete: standing.is_some()
                 && round.inventory.host_mounts.known().is_ok()
                 && !round.inventory.devices.is_empty(),
-            known: known.into_iter().flatten().collect(),
-            released: BTreeSet::new(),
+            known: known.map(|kept| kept.name.clone()).collect(),
+            released: releases
+                .filter(|release| gone(&release.phase))
+                .map(|release| release.name.clone())
+                .collect(),
+            standing,
             said,
             disks,
             round,
@@ -316,12 +378,7 @@ impl Registrar {
     }
 
     /// What is wrong, what is to be written, and for whom.
-    fn judge(
-        &mut self,
-        node: &Node,
-        picture: &Picture,
-        now: Instant,
-    ) -> (Vec<Finding>, Change, Owner) {
+    fn judge(&mut self, node: &Node, picture: &Picture, now: Instant) -> Judgement {
         let facts = picture.facts(node, &self.settings.mount_root);
         let (mut findings, due) = self.symptoms.lasting(audit(&facts), now);
         let asked = match self.question {
@@ -352,6 +409,15 @@ impl Registrar {
             register::change(&facts, &findings, terms, &held)
         };
         self.verify(&mut change, picture);
+        let mut wanted = Wanted::default();
+        if owner.is_me()
+            && self.settings.mode == Mode::Enforce
+            && let Some(standing) = &picture.standing
+        {
+            let may_remove = self.order.is_current(&facts);
+            wanted = self.leaving.step(&facts, standing, may_remove);
+            wanted.join(&mut change);
+        }
         if owner.is_me() {
             let summarised: Vec<Finding> = findings
                 .iter()
@@ -370,7 +436,12 @@ impl Registrar {
             let wait = ANSWER / self.settings.hurry;
             self.wake(self.question.map(|(at, _)| at + wait));
         }
-        (findings, change, owner)
+        Judgement {
+            findings,
+            change,
+            owner,
+            wanted,
+        }
     }
 
     /// Drops entries of disks that are not mounted at this very moment,

@@ -2,4 +2,7 @@
 //! and the part of Longhorn's manager that looks after disks.
 
 pub mod admission;
+pub mod endpoint;
+pub mod host;
 pub mod longhorn;
+pub mod server;

@@ -8,6 +8,9 @@
     reason = "a test that cannot go on should say so and stop"
 )]
 
+mod ask;
 mod longhorn_policy;
 mod longhorn_webhook;
 mod manifests;
+mod server_objects;
+mod server_watch;

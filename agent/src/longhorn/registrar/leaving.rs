@@ -1,0 +1,294 @@
+//! Disks that a person releases, or takes back: one step of the protocol for
+//! each in every step of the registrar. What has been done stands in the ledger
+//! and in the Node; nothing is remembered here but what was told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{
+    super::{
+        audit::Facts,
+        register::Change,
+        release::{self, Replicas, Seen, Step},
+    },
+    connection::Connection,
+};
+use crate::{
+    ledger::{Ledger, LedgerError, ReleasePhase, Standing},
+    releases::Told,
+    text::chain,
+    units::DiskName,
+};
+
+/// Tells the loop how a release goes on, and that it should look again.
+pub(super) type Tell = Box<dyn Fn(DiskName, Told) + Send + Sync>;
+
+pub(super) struct Leaving {
+    ledger: Ledger,
+    tell: Tell,
+    told: BTreeMap<DiskName, Told>,
+    /// Disks by their UUIDs in Longhorn, whose replicas are to be counted.
+    asked: BTreeMap<DiskName, String>,
+    counted: BTreeMap<DiskName, Counted>,
+    hurry: u32,
+}
+
+/// Replicas that were counted.
+struct Counted {
+    replicas: usize,
+    /// Of the Node that was looked at.
+    version: String,
+    at: Instant,
+}
+
+/// Replicas may go without a change of the Node: they are counted again.
+const COUNT_AGAIN: Duration = Duration::from_secs(30);
+
+/// What a release asks of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Wanted {
+    /// Fields of entries.
+    pub disks: BTreeMap<String, Value>,
+    /// Disks whose entries are removed.
+    pub removed: BTreeSet<DiskName>,
+    /// Disks whose entries are put back as they were.
+    pub returned: BTreeSet<Uuid>,
+}
+
+impl Leaving {
+    pub(super) fn new(ledger: Ledger, tell: Tell, hurry: u32) -> Self {
+        Self {
+            ledger,
+            tell,
+            told: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            counted: BTreeMap::new(),
+            hurry,
+        }
+    }
+
+    /// How releases stand at this moment: the round may be older.
+    pub(super) fn standing(&self) -> Option<Standing> {
+        self.ledger.standing().known().ok().cloned()
+    }
+
+    /// Counts the replicas of disks that seem to be empty. Whether there is
+    /// more to be done about them now, and when to look again.
+    pub(super) async fn count(
+        &mut self,
+        api: &mut Connection,
+        version: &str,
+    ) -> (bool, Option<Instant>) {
+        let mut more = false;
+        let mut again = None;
+        for (name, uuid) in std::mem::take(&mut self.asked) {
+            let now = Instant::now();
+            match api.replicas_on(&uuid).await {
+                Ok(replicas) => {
+                    let version = version.to_owned();
+                    let counted = Counted {
+                        replicas,
+                        version,
+                        at: now,
+                    };
+                    self.counted.insert(name, counted);
+                    more = true;
+                }
+                Err(failure) => {
+                    let why = format!("its replicas cannot be counted: {failure:?}");
+                    self.tell(&name, Told::Progress(why));
+                }
+            }
+            again = Some(now + COUNT_AGAIN / self.hurry);
+        }
+        (more, again)
+    }
+
+    /// The next step of every release. `may_remove`: nothing else still names
+    /// the disks that leave.
+    pub(super) fn step(
+        &mut self,
+        facts: &Facts<'_>,
+        standing: &Standing,
+        may_remove: bool,
+    ) -> Wanted {
+        let mut wanted = Wanted::default();
+        self.asked.clear();
+        let names: BTreeSet<&DiskName> = standing
+            .releases
+            .values()
+            .map(|release| &release.name)
+            .collect();
+        self.told.retain(|name, _| names.contains(name));
+        for (uuid, release) in &standing.releases {
+            let name = &release.name;
+            match release.phase {
+                ReleasePhase::Left => {}
+                ReleasePhase::Leaving { schedulable_before } => {
+                    self.leave(
+                        facts,
+                        *uuid,
+                        name,
+                        schedulable_before,
+                        may_remove,
+                        &mut wanted,
+                    );
+                }
+                ReleasePhase::Returning { schedulable_before } => {
+                    let entry = facts.node.spec.disks.get(name.as_str());
+                    match release::restore(entry, schedulable_before) {
+                        Some(restored) => {
+                            let fields = json!({
+                                "evictionRequested": false,
+                                "allowScheduling": restored.allow_scheduling,
+                            });
+                            wanted.disks.insert(name.to_string(), fields);
+                            wanted.returned.insert(*uuid);
+                        }
+                        None => self.returned(*uuid, name),
+                    }
+                }
+            }
+        }
+        wanted
+    }
+
+    fn leave(
+        &mut self,
+        facts: &Facts<'_>,
+        uuid: Uuid,
+        name: &DiskName,
+        schedulable_before: Option<bool>,
+        may_remove: bool,
+        wanted: &mut Wanted,
+    ) {
+        let node = facts.node;
+        let version = node
+            .metadata
+            .resource_version
+            .as_deref()
+            .unwrap_or_default();
+        let replicas = match self.counted.get(name) {
+            Some(counted)
+                if counted.version == version
+                    && counted.at.elapsed() < COUNT_AGAIN / self.hurry =>
+            {
+                Replicas::Assigned(counted.replicas)
+            }
+            Some(_) | None => Replicas::Unasked,
+        };
+        let path = format!("{}/{name}", facts.mount_root);
+        let seen = Seen {
+            spec: &node.spec,
+            status: &node.status,
+            name,
+            path: &path,
+            replicas,
+            schedulable_before,
+        };
+        match release::step(&seen) {
+            Step::Refuse(why) => {
+                if self.kept(name, self.ledger.taken_back(uuid)) {
+                    self.tell(name, Told::Refused(why));
+                }
+            }
+            Step::Disable => {
+                let entry = node.spec.disks.get(name.as_str());
+                let before = entry.is_some_and(|entry| entry.allow_scheduling);
+                // Taken down before it is changed: who calls it off finds what
+                // to put back.
+                if self.kept(name, self.ledger.leaving(uuid, before)) {
+                    let fields = json!({"allowScheduling": false, "evictionRequested": true});
+                    wanted.disks.insert(name.to_string(), fields);
+                    let why = "Longhorn is asked to move its replicas away";
+                    self.tell(name, Told::Progress(why.to_owned()));
+                }
+            }
+            Step::Wait(waiting) => self.tell(name, Told::Progress(waiting.to_string())),
+            Step::CheckReplicas => {
+                let status = node.status.disk_status.get(name.as_str());
+                let known = status.map(|status| status.disk_uuid.clone());
+                match known.filter(|uuid| !uuid.is_empty()) {
+                    Some(uuid) => drop(self.asked.insert(name.clone(), uuid)),
+                    None => {
+                        let why = "Longhorn has no UUID for it, so its replicas cannot be counted";
+                        self.tell(name, Told::Progress(why.to_owned()));
+                    }
+                }
+            }
+            Step::Remove if may_remove => {
+                wanted.disks.insert(name.to_string(), Value::Null);
+                wanted.removed.insert(name.clone());
+            }
+            Step::Remove => {
+                let why = "it is still named in node.longhorn.io/default-disks-config";
+                self.tell(name, Told::Progress(why.to_owned()));
+            }
+            Step::Gone => {
+                if self.kept(name, self.ledger.left(uuid)) {
+                    let why = "Longhorn does not have it any more";
+                    self.tell(name, Told::Progress(why.to_owned()));
+                }
+            }
+        }
+    }
+
+    /// Entries were put back as they were.
+    pub(super) fn written(&mut self, wanted: &Wanted, standing: &Standing) {
+        for uuid in &wanted.returned {
+            if let Some(release) = standing.releases.get(uuid) {
+                self.returned(*uuid, &release.name);
+            }
+        }
+    }
+
+    fn returned(&mut self, uuid: Uuid, name: &DiskName) {
+        if self.kept(name, self.ledger.taken_back(uuid)) {
+            self.tell(name, Told::InUse);
+        }
+    }
+
+    /// Nothing is known of the Node: what leaves stays until it is.
+    pub(super) fn wait_for_node(&mut self, why: &str) {
+        let Some(standing) = self.standing() else {
+            return;
+        };
+        for release in standing.releases.values() {
+            if release.phase != ReleasePhase::Left {
+                self.tell(&release.name, Told::Progress(why.to_owned()));
+            }
+        }
+    }
+
+    fn kept(&mut self, name: &DiskName, written: Result<(), LedgerError>) -> bool {
+        match written {
+            Ok(()) => true,
+            Err(error) => {
+                self.tell(name, Told::Progress(chain(&error)));
+                false
+            }
+        }
+    }
+
+    /// Tells news only.
+    fn tell(&mut self, name: &DiskName, told: Told) {
+        if self.told.get(name) != Some(&told) {
+            self.told.insert(name.clone(), told.clone());
+            (self.tell)(name.clone(), told);
+        }
+    }
+}
+
+impl Wanted {
+    /// Adds it to what else is to be written.
+    pub(super) fn join(&self, change: &mut Change) {
+        for (key, fields) in &self.disks {
+            change.disks.insert(key.clone(), fields.clone());
+        }
+    }
+}
