@@ -31,7 +31,7 @@ pub const NAMESPACE: &str = "longhorn-system";
 /// ServiceAccount of the agent.
 pub const ACCOUNT: &str = "disk-discovery";
 /// Long enough for any machine; only a failure waits for it.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// See the module.
 #[derive(Debug)]
@@ -90,6 +90,7 @@ impl LonghornCluster {
             runtime,
             _stop: stop,
         };
+        cluster.also_ask(Vec::new());
         let namespace =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
         cluster.put("", "namespaces", "", &namespace);
