@@ -144,8 +144,8 @@ fn a_manager_that_is_down_costs_time_and_nothing_else() {
     host.provision("sdb1");
     let manager = cluster.manager(&[&host]);
     let agent = cluster.agent(&host, &hurried());
-    until("all is current", || {
-        is_current(&agent) && registered(&cluster, "k3s2", "sdb1")
+    until("Longhorn has taken notice", || {
+        is_current(&agent) && !cluster.node("k3s2")["status"]["diskStatus"]["sdb1"].is_null()
     });
     // Its webhook stays for a moment: the status follows no more.
     manager.pause();
