@@ -6,6 +6,10 @@
     reason = "a fixture that cannot go on should say so and stop"
 )]
 
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::http::Request;
 use k8s_openapi::ByteString;
 use kube::{Client, Config};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
@@ -57,6 +61,72 @@ impl Endpoint {
     #[must_use]
     pub fn client(&self) -> Client {
         Client::try_from(self.config()).expect("a client")
+    }
+
+    /// Creates an object, or merges it into the one that is there, by server-side
+    /// apply. What a definition defines is served when this returns.
+    ///
+    /// # Errors
+    ///
+    /// When the server has no such kind or does not take the object.
+    pub async fn apply(&self, object: &Value) -> Result<Value> {
+        let client = self.client();
+        let text = |pointer: &str| {
+            let value = object.pointer(pointer).and_then(Value::as_str);
+            value.unwrap_or_default().to_owned()
+        };
+        let (version, kind) = (text("/apiVersion"), text("/kind"));
+        let name = text("/metadata/name");
+        let root = if version.contains('/') { "apis" } else { "api" };
+        let kinds: Value = client
+            .request(Request::get(format!("/{root}/{version}")).body(Vec::new())?)
+            .await
+            .with_context(|| format!("there is no {version}"))?;
+        let kinds = kinds["resources"].as_array().into_iter().flatten();
+        let found = kinds
+            .filter(|one| one["kind"] == json!(kind))
+            .find(|one| one["name"].as_str().is_some_and(|name| !name.contains('/')))
+            .with_context(|| format!("there is no {kind} in {version}"))?;
+        let plural = found["name"].as_str().unwrap_or_default();
+        let inside = if found["namespaced"] == json!(true) {
+            let given = text("/metadata/namespace");
+            let namespace = if given.is_empty() { "default" } else { &given };
+            format!("namespaces/{namespace}/")
+        } else {
+            String::new()
+        };
+        let path =
+            format!("/{root}/{version}/{inside}{plural}/{name}?fieldManager=tests&force=true");
+        let request = Request::patch(path)
+            .header("content-type", "application/apply-patch+yaml")
+            .body(object.to_string().into_bytes())?;
+        let applied: Value = client
+            .request(request)
+            .await
+            .with_context(|| format!("{kind} {name} is not taken"))?;
+        if kind == "CustomResourceDefinition" {
+            self.wait_until_served(&client, object).await?;
+        }
+        Ok(applied)
+    }
+
+    async fn wait_until_served(&self, client: &Client, definition: &Value) -> Result<()> {
+        let spec = &definition["spec"];
+        let part = |pointer: &str| spec.pointer(pointer).and_then(Value::as_str);
+        let group = part("/group").context("no group")?;
+        let plural = part("/names/plural").context("no plural")?;
+        let version = part("/versions/0/name").context("no version")?;
+        let path = format!("/apis/{group}/{version}/{plural}?limit=1");
+        loop {
+            let request = Request::get(&path).body(Vec::new())?;
+            match client.request::<Value>(request).await {
+                Ok(_) => return Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 404 => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(other) => return Err(other.into()),
+            }
+        }
     }
 
     /// The text of a kubeconfig, as JSON, which is YAML as well.

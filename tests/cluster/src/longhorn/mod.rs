@@ -16,7 +16,9 @@ pub mod names;
 mod policy;
 pub mod rules;
 pub mod webhook;
+pub mod webhook_server;
 
 pub use manager::Manager;
 pub use policy::Policies;
 pub use webhook::Webhook;
+pub use webhook_server::WebhookServer;

@@ -1,15 +1,19 @@
 //! Requests as tests make them, to an API server of which they know nothing but
 //! the address: what it answers is looked at as it comes over the wire.
 
-use std::{sync::atomic::AtomicUsize, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use axum::{
     body::BodyDataStream,
     http::{Method, Request, Response, header},
 };
 use cluster_fixtures::{
+    cluster::{Cluster, POLICIES},
     endpoint::Endpoint,
-    server::{Options, Server, longhorn_node_crd},
+    server::{Options, longhorn_node_crd},
 };
 use futures_util::StreamExt;
 use kube::{Client, client::Body};
@@ -28,20 +32,18 @@ pub struct Place {
     pub client: Client,
     pub endpoint: Endpoint,
     pub namespace: String,
-    _server: Server,
+    cluster: Arc<Cluster>,
 }
 
 impl Place {
     pub async fn new() -> Self {
-        let server = Server::start(Options {
+        let cluster = Cluster::shared(Options {
+            // `kubectl` sends no token over plain HTTP.
+            tls: true,
             rbac: true,
             ..Options::default()
         });
-        let endpoint = server.endpoint(&server.admin_token());
-        Self::at(server, endpoint).await
-    }
-
-    async fn at(server: Server, endpoint: Endpoint) -> Self {
+        let endpoint = cluster.admin().clone();
         let client = endpoint.client();
         install(&client, &longhorn_node_crd()).await;
         let new = json!({
@@ -53,8 +55,14 @@ impl Place {
             namespace: namespace.to_owned(),
             client,
             endpoint,
-            _server: server,
+            cluster,
         }
+    }
+
+    /// Whether the API server is one that the agent is made for. Older ones differ
+    /// in small things that no client of ours needs, and are not held to them.
+    pub fn is_of_today(&self) -> bool {
+        self.cluster.is_since(POLICIES)
     }
 
     /// The path of Longhorn's Nodes in the namespace of the test.
@@ -129,7 +137,8 @@ pub async fn send(
         .header(header::ACCEPT, "application/json")
         .body(Body::from(body))
         .expect("a request");
-    client.send(request).await.expect("an answer")
+    let answered = tokio::time::timeout(PATIENCE, client.send(request)).await;
+    answered.expect("no silence").expect("an answer")
 }
 
 /// The code and the body; a body that is no JSON comes as a text.
@@ -218,6 +227,12 @@ impl Watch {
                 }
             }
         }
+    }
+
+    /// Whether the connection breaks, and the watch does not just end.
+    pub async fn breaks(&mut self) -> bool {
+        let chunk = tokio::time::timeout(PATIENCE, self.chunks.next()).await;
+        chunk.expect("an end").is_some_and(|chunk| chunk.is_err())
     }
 
     /// The next event that is no bookmark, as its type and the object's name.

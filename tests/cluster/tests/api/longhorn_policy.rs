@@ -580,6 +580,17 @@ fn rules_choose_groups_operations_resources_and_names() {
 }
 
 #[test]
+fn what_is_excluded_is_not_looked_at() {
+    let mut excluding = policy(&json!({}));
+    let constraints = &mut excluding["spec"]["matchConstraints"];
+    constraints["excludeResourceRules"] = constraints["resourceRules"].clone();
+    let policies = Policies::new(&[excluding, binding()]).expect("a policy");
+    let call = update(longhorn(), longhorn());
+    call.by(&policies, &user("somebody", None))
+        .expect("excluded");
+}
+
+#[test]
 fn nothing_is_denied_without_a_binding_that_denies() {
     let call = update(longhorn(), longhorn());
     let user = user("somebody", None);
@@ -599,11 +610,13 @@ fn what_is_not_understood_is_refused_and_not_passed_over() {
         json!({"validations": []}),
         json!({"validations": [{"message": "no expression"}]}),
         json!({"validations": [{"expression": "1 +"}]}),
-        json!({"matchConstraints": {"namespaceSelector": {}}}),
         json!({"matchConstraints": {}}),
     ] {
         Policies::new(&[policy(&spec)]).expect_err(&spec.to_string());
     }
+    let mut selecting = policy(&json!({}));
+    selecting["spec"]["matchConstraints"]["namespaceSelector"] = json!({});
+    Policies::new(&[selecting]).expect_err("namespaceSelector");
     let mut selected = binding();
     selected["spec"]["matchResources"] = json!({});
     Policies::new(&[selected]).expect_err("matchResources");

@@ -8,9 +8,17 @@
     reason = "a test that cannot go on should say so and stop"
 )]
 
+mod agent_endures;
+mod agent_registers;
 mod ask;
+mod cluster;
+mod longhorn_manager;
 mod longhorn_policy;
 mod longhorn_webhook;
 mod manifests;
+mod real;
+mod server_kubectl;
+mod server_moods;
 mod server_objects;
+mod server_rights;
 mod server_watch;

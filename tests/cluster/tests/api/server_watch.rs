@@ -83,14 +83,20 @@ async fn a_watch_from_no_version_begins_with_what_is_there() {
     at.make_node("b").await;
     for path in ["?watch=true", "?watch=true&resourceVersion=0"] {
         let mut watch = Watch::begin(&at.client, &format!("{}{path}", at.nodes())).await;
-        assert_eq!(watch.event().await, seen("ADDED", "a"));
-        assert_eq!(watch.event().await, seen("ADDED", "b"));
+        let mut begun = [watch.event().await, watch.event().await];
+        // Nothing is promised of their order.
+        begun.sort_unstable();
+        assert_eq!(begun, [seen("ADDED", "a"), seen("ADDED", "b")]);
     }
 }
 
 #[tokio::test]
 async fn a_streamed_list_ends_with_a_bookmark_that_says_so() {
     let at = Place::new().await;
+    if !at.is_of_today() {
+        // There are none.
+        return;
+    }
     at.make_node("a").await;
     let path = format!(
         "{}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true",

@@ -142,7 +142,9 @@ impl Manager {
         clippy::expect_used,
         reason = "a fixture that cannot go on should say so and stop"
     )]
-    pub fn start(config: Config, options: Options) -> Self {
+    pub fn start(mut config: Config, options: Options) -> Self {
+        // It tries again in its next round, as it is told.
+        config.default_retry = false;
         let (stop, stopped) = oneshot::channel::<()>();
         let (started, starting) = mpsc::channel();
         let thread = thread::Builder::new()
@@ -312,8 +314,13 @@ impl Shared {
 
     /// A conflict is no trouble: the next look sees what the other has written.
     fn trouble(&self, node: &str, error: &Error) {
-        if objects::code(error) != Some(409) {
-            self.say(format!("{node}: {error}"));
+        match objects::code(error) {
+            Some(409) => {}
+            Some(code) => {
+                let message = objects::message(error);
+                self.say(format!("{node}: {code} {message}"));
+            }
+            None => self.say(format!("{node}: {error}")),
         }
     }
 

@@ -143,8 +143,14 @@ impl Node {
         if map(&node, "/spec/disks").is_none_or(serde_json::Map::is_empty)
             && let Some(disks) = self.ordered_disks().await?
         {
-            node["spec"]["disks"] = disks;
-            node = nodes.replace(&node).await?;
+            let mut ordered = node.clone();
+            ordered["spec"]["disks"] = disks;
+            // Another controller than the one of disks, which goes on: after the
+            // last disk is removed this is refused until the status says so too.
+            match nodes.replace(&ordered).await {
+                Ok(registered) => node = registered,
+                Err(error) => shared.trouble(&self.name, &error),
+            }
         }
         let others = status::beginnings(&nodes.list().await?);
         let files = Arc::clone(&self.files);

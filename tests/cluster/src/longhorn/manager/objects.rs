@@ -101,6 +101,15 @@ pub fn code(error: &Error) -> Option<u16> {
     }
 }
 
+/// What the API server says beside its code.
+pub fn message(error: &Error) -> &str {
+    if let Error::Api(status) = error {
+        &status.message
+    } else {
+        ""
+    }
+}
+
 fn name(object: &Value) -> &str {
     crate::longhorn::lenient::text(object, "/metadata/name")
 }

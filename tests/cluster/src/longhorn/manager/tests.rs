@@ -359,6 +359,7 @@ fn what_was_found_of_other_disks_says_nothing() {
     assert!(monitor::is_of(&old, &collected));
     assert!(!monitor::is_of(&node(&[]), &collected));
     assert!(!monitor::is_of(&node(&["sdc1"]), &collected));
+    assert!(!monitor::is_of(&node(&["sdb1", "sdc1"]), &collected));
     for (key, value) in [("path", json!("/x")), ("evictionRequested", json!(true))] {
         let mut new = old.clone();
         new["spec"]["disks"]["sdb1"][key] = value;
