@@ -175,7 +175,9 @@ impl SimulatedHost {
         };
         if disk.mounted {
             fs::create_dir_all(self.path(name)).expect("a directory");
-            let kept = self.ledger().keep(disk.uuid, &name.parse().expect("a name"));
+            let kept = self
+                .ledger()
+                .keep(disk.uuid, &name.parse().expect("a name"));
             kept.expect("kept");
         }
         self.change(|disks| drop(disks.insert(name.to_owned(), disk)));
@@ -202,9 +204,16 @@ impl SimulatedHost {
         let place = fs::metadata(self.path("")).expect("the mount root");
         let devno = DevNo::from_raw(place.dev());
         let mut table = format!("1 0 254:1 / / rw - ext4 /dev/vda1 rw\n");
-        for name in disks.iter().filter(|(_, disk)| disk.mounted).map(|(name, _)| name) {
-            writeln!(table, "2 1 {devno} / {MOUNT_ROOT}/{name} rw,noatime - ext4 /dev/{name} rw")
-                .expect("text");
+        for name in disks
+            .iter()
+            .filter(|(_, disk)| disk.mounted)
+            .map(|(name, _)| name)
+        {
+            writeln!(
+                table,
+                "2 1 {devno} / {MOUNT_ROOT}/{name} rw,noatime - ext4 /dev/{name} rw"
+            )
+            .expect("text");
         }
         for process in ["1", "self"] {
             let file = self.root().join("proc").join(process).join("mountinfo");
@@ -257,7 +266,10 @@ impl SimulatedHost {
             transport: Transport::Virtio,
         };
         devices.insert("vda".to_owned(), Arc::new(device("vda", &root)));
-        verdicts.insert("vda".to_owned(), Verdict::Refused(Reason::SystemDisk.into()));
+        verdicts.insert(
+            "vda".to_owned(),
+            Verdict::Refused(Reason::SystemDisk.into()),
+        );
         Round {
             inventory: Inventory {
                 devices,
@@ -300,7 +312,10 @@ impl SimulatedHost {
     ) -> Agent {
         let longhorn = LonghornSettings {
             namespace: options.namespace.clone(),
-            node_name: options.node_name.clone().unwrap_or_else(|| self.node.clone()),
+            node_name: options
+                .node_name
+                .clone()
+                .unwrap_or_else(|| self.node.clone()),
         };
         let watched = config.clone();
         let sight: Sight = spawn_with(longhorn.clone(), move || {
