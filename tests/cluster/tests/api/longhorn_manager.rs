@@ -521,6 +521,11 @@ fn no_disk_of_a_node_that_is_down_is_ready() {
     let node = world.until("down", |node| condition(node, "Ready") == "False");
     assert_eq!(reason(&node, "sdb1", "Ready"), "NodeNotReady");
     assert_eq!(reason(&node, "sdb1", "Schedulable"), "NodeNotReady");
+    world.mount("sdc1");
+    world.register("sdc1");
+    // Ten looks' time: too short only lets a mistake pass.
+    thread::sleep(Duration::from_millis(300));
+    assert!(!world.at("sdc1/longhorn-disk.cfg").exists());
     world.manager.set_node_down("k3s1", false);
     world.until_ready("sdb1");
     let not_ready = json!({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}});
