@@ -530,6 +530,49 @@ mod tests {
     }
 
     #[test]
+    fn a_released_disk_loses_its_unit_and_gets_it_back_when_it_is_taken_back() {
+        let directory = directory();
+        let claim = claim("sdb1");
+        let mut units = units(directory.path());
+        units.keep(&managed(&claim, true), true);
+        unit_in(directory.path());
+        for anew in [false, false, true] {
+            units.withdraw([&claim.name].into_iter(), anew);
+            assert!(!directory.path().join(UNIT).exists());
+            assert!(fs::symlink_metadata(directory.path().join(WANTS).join(UNIT)).is_err());
+            assert_eq!(units.kept(&claim.name), None);
+        }
+        assert!(!units.has(&claim.name));
+        units.withdraw(std::iter::empty(), false);
+        units.keep(&managed(&claim, true), false);
+        unit_in(directory.path());
+        // Released once more, without a full pass in between.
+        units.withdraw([&claim.name].into_iter(), false);
+        assert!(!directory.path().join(UNIT).exists());
+    }
+
+    #[test]
+    fn the_unit_of_a_released_disk_that_cannot_be_removed_is_told_and_somebody_elses_is_left() {
+        let directory = directory();
+        let claim = claim("sdb1");
+        let file = directory.path().join("file");
+        fs::write(&file, "").expect("written");
+        let mut unreadable = units(&file);
+        unreadable.withdraw([&claim.name].into_iter(), false);
+        let why = unreadable.kept(&claim.name).expect("it may be there");
+        assert_eq!(unreadable.problems(), [why]);
+        unreadable.withdraw(std::iter::empty(), false);
+        assert_eq!(unreadable.problems(), [""; 0]);
+
+        let theirs = "[Mount]\nWhat=/dev/sdq\n";
+        fs::write(directory.path().join(UNIT), theirs).expect("written");
+        let mut units = units(directory.path());
+        units.withdraw([&claim.name].into_iter(), false);
+        assert_eq!(unit_in(directory.path()), theirs);
+        assert_eq!(units.kept(&claim.name), None, "it keeps nobody waiting");
+    }
+
+    #[test]
     fn a_directory_that_cannot_be_written_is_told() {
         let directory = directory();
         let file = directory.path().join("file");

@@ -173,3 +173,134 @@ fn row(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{decide::example_host, fact::Fact, observe::Inventory};
+
+    fn name() -> DiskName {
+        "sdb1".parse().expect("a name")
+    }
+
+    fn with(phase: Option<ReleasePhase>) -> Inventory {
+        let mut inventory = example_host();
+        if let (Fact::Known(standing), Some(phase)) = (&mut inventory.standing, phase) {
+            let name = name();
+            let release = Release { name, phase };
+            standing.releases.insert(Uuid::from_u128(1), release);
+        }
+        inventory
+    }
+
+    fn shown(
+        phase: Option<ReleasePhase>,
+        released: Released,
+        told: Option<Told>,
+    ) -> Vec<(ReleaseState, String)> {
+        let inventory = with(phase);
+        let released = BTreeMap::from([(name(), released)]);
+        let told = told.into_iter().map(|told| (name(), told)).collect();
+        let stuck = |_: &DiskName| Some("in use".to_owned());
+        rows(&inventory, &released, &told, stuck)
+            .into_iter()
+            .map(|row| (row.state, row.detail.unwrap_or_default()))
+            .collect()
+    }
+
+    fn row(state: ReleaseState, detail: &str) -> Vec<(ReleaseState, String)> {
+        vec![(state, detail.to_owned())]
+    }
+
+    const LEAVING: Option<ReleasePhase> = Some(ReleasePhase::Leaving {
+        schedulable_before: None,
+    });
+    const LEFT: Option<ReleasePhase> = Some(ReleasePhase::Left);
+
+    #[test]
+    fn what_has_left_is_unmounted_only_when_nobody_has_it_mounted() {
+        let disk = Some("sdb".to_owned());
+        let gone = Released {
+            disk: disk.clone(),
+            ..Released::default()
+        };
+        let there = Released {
+            mounted: Some("8:17".parse().expect("a number")),
+            ..gone.clone()
+        };
+        let elsewhere = Released {
+            elsewhere: vec!["/a".to_owned(), "/b".to_owned()],
+            ..gone.clone()
+        };
+        assert_eq!(
+            shown(LEFT, gone.clone(), None),
+            row(ReleaseState::Unmounted, "")
+        );
+        assert_eq!(
+            shown(LEFT, Released::default(), None),
+            row(ReleaseState::Unmounted, "it is not attached")
+        );
+        assert_eq!(
+            shown(LEFT, there, None),
+            row(ReleaseState::Unmounting, "in use")
+        );
+        let (state, why) = shown(LEFT, elsewhere, None).remove(0);
+        assert_eq!(state, ReleaseState::Unmounting);
+        assert!(why.contains("/a, /b by others"), "{why}");
+        // What cannot be seen is not claimed.
+        let mut blind = with(LEFT);
+        blind.host_mounts = Fact::unreadable("mountinfo", "no");
+        let released = BTreeMap::from([(name(), gone)]);
+        let shown = rows(&blind, &released, &BTreeMap::new(), |_| None);
+        assert_eq!(
+            shown.first().map(|row| row.state),
+            Some(ReleaseState::Unmounting)
+        );
+    }
+
+    #[test]
+    fn what_longhorn_does_is_told_with_a_disk_that_leaves_and_with_no_other() {
+        let told = || Some(Told::Progress("3 replicas left".to_owned()));
+        let released = Released::default;
+        assert_eq!(
+            shown(LEAVING, released(), told()),
+            row(ReleaseState::Leaving, "3 replicas left")
+        );
+        assert_eq!(
+            shown(LEAVING, released(), None),
+            row(ReleaseState::Leaving, "")
+        );
+        assert_eq!(
+            shown(LEFT, released(), told()),
+            row(ReleaseState::Unmounted, "it is not attached")
+        );
+        assert_eq!(shown(None, released(), told()), []);
+    }
+
+    #[test]
+    fn an_answer_is_shown_until_the_ledger_says_more() {
+        let refused = || Some(Told::Refused("why".to_owned()));
+        let waiting = || Some(Told::Waiting("for the work on it".to_owned()));
+        let released = Released::default;
+        assert_eq!(
+            shown(None, released(), refused()),
+            row(ReleaseState::Refused, "why")
+        );
+        assert_eq!(
+            shown(LEAVING, released(), refused()),
+            row(ReleaseState::Leaving, "")
+        );
+        assert_eq!(
+            shown(None, released(), Some(Told::InUse)),
+            row(ReleaseState::InUse, "")
+        );
+        for phase in [None, LEAVING] {
+            assert_eq!(
+                shown(phase, released(), waiting()),
+                row(ReleaseState::Waiting, "for the work on it")
+            );
+        }
+    }
+}

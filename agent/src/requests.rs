@@ -27,6 +27,13 @@ pub enum Wish {
 impl Wish {
     const ALL: [Self; 2] = [Self::Release, Self::Cancel];
 
+    fn opposite(self) -> Self {
+        match self {
+            Self::Release => Self::Cancel,
+            Self::Cancel => Self::Release,
+        }
+    }
+
     /// As the name of a file begins.
     fn prefix(self) -> &'static str {
         match self {
@@ -88,11 +95,17 @@ impl Mailbox {
         &self.directory
     }
 
-    /// Asks for something, durably.
+    /// Asks for something, durably, in place of the opposite that may have been
+    /// asked for before.
     ///
     /// # Errors
     /// When it cannot be kept.
     pub fn post(&self, request: &Request) -> Result<(), WriteError> {
+        let opposite = Request {
+            name: request.name.clone(),
+            wish: request.wish.opposite(),
+        };
+        self.answered(&opposite)?;
         durable::write(&self.directory.join(request.file()), b"")
     }
 
@@ -159,11 +172,15 @@ mod tests {
         let asked = Mailbox::below(state.path());
         assert_eq!(asked.open().expect("nothing yet"), []);
         let wishes = [
-            request(Wish::Release, "sdb1"),
             request(Wish::Cancel, "sdb1"),
             request(Wish::Release, "sdc1-2"),
         ];
-        for request in wishes.iter().chain(wishes.first()) {
+        let overtaken = request(Wish::Release, "sdb1");
+        for request in [&overtaken]
+            .into_iter()
+            .chain(&wishes)
+            .chain(wishes.first())
+        {
             asked.post(request).expect("asked");
         }
         let agent = Mailbox::below(state.path());

@@ -606,7 +606,7 @@ fn what_is_not_there_is_404_and_nothing_can_be_changed() {
         assert_eq!(code, 404, "{path}: {body}");
     }
     for method in ["POST", "PUT", "DELETE", "PATCH"] {
-        for path in ["/healthz", "/readyz", "/v1/disks"] {
+        for path in ["/healthz", "/readyz", "/metrics", "/v1/disks"] {
             let (code, body) = agent.request(method, path).expect("an answer");
             assert_eq!(code, 405, "{method} {path}: {body}");
         }

@@ -17,7 +17,9 @@ use disk_discovery::{
     config::{Options, Settings},
     decide::{Obstacle, Reason},
     observe::{Dirty, Host, Observer},
+    releases::ReleaseState,
     report::degraded,
+    serve::Family,
     state::State,
     workers::{self, Overdue},
 };
@@ -174,6 +176,18 @@ fn every_degraded_state_is_described_and_no_other() {
 }
 
 #[test]
+fn every_state_of_a_release_is_described_and_no_other() {
+    let text = text_of("docs/operating.md");
+    let described = first_cells(&chapter(&text, "## Releasing a disk"));
+    let states = ReleaseState::ALL.iter().map(|state| {
+        let shown = serde_json::to_value(state).expect("a value");
+        assert_eq!(shown, state.name(), "two names for one state");
+        state.name().to_owned()
+    });
+    assert_eq!(described, states.collect::<BTreeSet<_>>());
+}
+
+#[test]
 fn what_a_failing_disk_looks_like_is_told_as_it_is() {
     let text = text_of("docs/operating.md");
     let lines = chapter(&text, "## A failing disk");
@@ -287,6 +301,40 @@ fn every_script_that_is_named_is_there() {
                 "{} names scripts/{script}",
                 path.display()
             );
+        }
+    }
+}
+
+#[test]
+fn every_metric_is_in_the_table_with_its_labels_and_meaning_and_no_other() {
+    let text = text_of("docs/kubernetes.md");
+    let lines = chapter(&text, "## Metrics");
+    let mut names = BTreeSet::new();
+    for family in Family::ALL {
+        let name = family.name();
+        let labels: Vec<String> = family
+            .labels()
+            .iter()
+            .map(|label| format!("`{label}`"))
+            .collect();
+        let row = format!("| `{name}` | {} | {} |", labels.join(", "), family.help());
+        let row = row.replace("|  |", "| |");
+        assert!(lines.contains(&row.as_str()), "not there: {row}");
+        names.insert(name);
+    }
+    assert_eq!(first_cells(&lines), names);
+    // What the examples ask for exists.
+    let reasons = words_after(&text, "reason=~\"", |c| c != '"');
+    let codes: BTreeSet<&str> = Reason::ALL.iter().map(|reason| reason.code()).collect();
+    assert!(!reasons.is_empty());
+    for reason in reasons.iter().flat_map(|reasons| reasons.split('|')) {
+        assert!(codes.contains(reason), "no reason {reason}");
+    }
+    let part = |c: char| c.is_ascii_lowercase() || c == '_';
+    for (path, text) in documents() {
+        for word in words_after(&text, "disk_discovery_", part) {
+            let name = format!("disk_discovery_{word}");
+            assert!(names.contains(&name), "{} names {name}", path.display());
         }
     }
 }

@@ -23,6 +23,20 @@ pub fn check(input: &[u8]) {
         let kept = |value: &Value| value["disks"].as_object().map_or(0, serde_json::Map::len);
         assert!(kept(&read) <= kept(&said), "a disk out of nothing");
     }
+    // A release that is lost would let a disk be mounted that a person took away.
+    let releases = |value: &Value| {
+        let releases = value["releases"].as_object();
+        releases.map_or(0, serde_json::Map::len)
+    };
+    assert!(
+        releases(&read) <= releases(&said),
+        "a release out of nothing"
+    );
+    assert_eq!(
+        releases(&read) == 0,
+        releases(&said) == 0,
+        "a release is lost"
+    );
     assert_eq!(read["formats"], said["formats"]);
     for format in read["formats"].as_array().into_iter().flatten() {
         let name = format["name"].as_str().expect("a name");

@@ -22,6 +22,7 @@ mod lasting;
 mod mount_units;
 mod mounts;
 mod permitted;
+mod released;
 mod swapped;
 mod taken;
 
@@ -55,6 +56,7 @@ fn main() {
         grown::CASES,
         growing::CASES,
         mount_units::CASES,
+        released::CASES,
     ]
     .concat();
     if arguments.list {

@@ -2,6 +2,7 @@
 
 mod explain;
 mod plan;
+mod release;
 mod run;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -12,6 +13,7 @@ use crate::{
     config::{LogFormat, Options, Settings},
     observe::sample::Seed,
     text::chain,
+    units::DiskName,
 };
 
 /// Turns newly attached, provably blank disks into mounted storage.
@@ -58,6 +60,19 @@ enum Command {
         #[command(flatten)]
         options: Options,
     },
+    /// Ask the agent of this host to let go of a disk, and follow that until it is unmounted; nothing on it is changed
+    Release {
+        /// Name of the disk, as it is mounted: sdb1
+        name: DiskName,
+        /// Take it back: call the release off, or mount it again
+        #[arg(long)]
+        cancel: bool,
+        /// Form of the output
+        #[arg(short, long, value_enum, default_value = "text")]
+        output: release::Output,
+        #[command(flatten)]
+        options: Options,
+    },
 }
 
 /// Exit code for options that cannot be used, as clap has it.
@@ -84,6 +99,15 @@ pub fn main() -> ExitCode {
             options,
             Box::new(move |settings| explain::explain(settings, &device, output, seed)),
         ),
+        Command::Release {
+            name,
+            cancel,
+            output,
+            options,
+        } => (
+            options,
+            Box::new(move |settings| release::release(&settings, name, cancel, output)),
+        ),
     };
     let file = cli
         .config
@@ -103,7 +127,7 @@ fn show(error: &clap::Error) -> ExitCode {
     }
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         eprintln!(
-            "disk-discovery: no subcommand given; there are run, plan and explain, see --help"
+            "disk-discovery: no subcommand given; there are run, plan, explain and release, see --help"
         );
         return ExitCode::from(USAGE);
     }

@@ -212,7 +212,7 @@ fn before_medium(view: &View<'_>, disk: &Device) -> Result<(), Refusal> {
     gates::policy(view, disk)?;
     gates::in_use(view, disk)
         .and_then(|()| gates::unpartitioned(view, disk))
-        .map_err(|refusal| claim_unread(view, disk).unwrap_or(refusal))?;
+        .map_err(|refusal| claim_unread(view, disk, &refusal).unwrap_or(refusal))?;
     view.unique_hardware(disk)?;
     // Before udevd is done there is no use in reading: it will be read again.
     if *view.inventory.udevd.known()? {
@@ -223,12 +223,16 @@ fn before_medium(view: &View<'_>, disk: &Device) -> Result<(), Refusal> {
 
 /// Where the place of a claim could not be read, the disk may be ours: that
 /// comes before the advice to erase what somebody else has left.
-fn claim_unread(view: &View<'_>, disk: &Device) -> Option<Refusal> {
+fn claim_unread(view: &View<'_>, disk: &Device, refusal: &Refusal) -> Option<Refusal> {
     if view.inventory.not_answering.contains(&disk.name) {
         return Some(Reason::NotAnswering.into());
     }
-    let medium = view.inventory.media.get(&disk.name)?.known().ok()?;
-    let why = medium.table.known().err()?;
+    let why = match view.inventory.media.get(&disk.name)?.known() {
+        Ok(medium) => medium.table.known().err()?,
+        // That it is in use is known without it.
+        Err(why) if refusal.reason == Reason::Partitioned => why,
+        Err(_) => return None,
+    };
     Some(Refusal::new(Reason::ProbeFailed, why))
 }
 

@@ -921,6 +921,9 @@ fn a_disk_whose_claim_cannot_be_read_is_not_called_somebody_elses() {
         .media
         .insert("sdb".to_owned(), Arc::new(lost()));
     assert_eq!(bench.reason("sdb"), Reason::Mounted);
+    // Unless the answer would be to erase it.
+    bench.mounts().pop();
+    assert_eq!(bench.reason("sdb"), Reason::ProbeFailed);
 }
 
 #[test]

@@ -108,6 +108,15 @@ pub enum VerdictKind {
 }
 
 impl VerdictKind {
+    /// Every kind there is.
+    pub const ALL: &[Self] = &[
+        Self::Managed,
+        Self::Provision,
+        Self::Resume,
+        Self::Adopt,
+        Self::Refused,
+    ];
+
     /// As it is shown.
     pub fn name(self) -> &'static str {
         match self {

@@ -192,3 +192,58 @@ impl RequestBell {
         if gone { self.begin() } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Long enough on any machine; what does not ring is a failure.
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+    fn run(test: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime")
+            .block_on(async { tokio::time::timeout(PATIENCE, test).await })
+            .expect("it rings");
+    }
+
+    #[test]
+    fn a_request_rings_also_after_its_directory_was_removed() {
+        run(async {
+            let state = tempfile::tempdir().expect("a directory");
+            let directory = state.path().join("requests");
+            let bell = RequestBell::watch(&directory).expect("watched");
+            for _ in 0..2 {
+                fs::write(directory.join("release-sdb1"), "").expect("asked");
+                bell.rung().await.expect("rung");
+                let written = state.path().join("half");
+                fs::write(&written, "").expect("written");
+                fs::rename(&written, directory.join("cancel-sdb1")).expect("asked");
+                bell.rung().await.expect("rung");
+                fs::remove_dir_all(&directory).expect("removed");
+                bell.rung().await.expect("rung");
+                assert!(directory.is_dir(), "it is made again");
+            }
+        });
+    }
+
+    #[test]
+    fn an_answered_request_does_not_ring() {
+        run(async {
+            let state = tempfile::tempdir().expect("a directory");
+            let bell = RequestBell::watch(state.path()).expect("watched");
+            let file = state.path().join("release-sdb1");
+            fs::write(&file, "").expect("asked");
+            bell.rung().await.expect("rung");
+            fs::remove_file(&file).expect("answered");
+            let mut events = [nix::poll::PollFd::new(
+                bell.inotify.as_fd(),
+                nix::poll::PollFlags::POLLIN,
+            )];
+            let ringing = nix::poll::poll(&mut events, nix::poll::PollTimeout::ZERO);
+            assert_eq!(ringing, Ok(0));
+        });
+    }
+}

@@ -374,3 +374,6 @@ fn protect(directory: &File, place: &Path) -> Result<(), ProvisionError> {
         Err(error) => Err(step("protect")(error)),
     }
 }
+
+#[cfg(test)]
+mod tests;

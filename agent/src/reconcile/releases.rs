@@ -410,3 +410,6 @@ fn leave_without_longhorn(ledger: &crate::ledger::Ledger, uuid: Uuid) -> Result<
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,9 +21,9 @@ use crate::{
 
 /// A named condition of `/readyz`.
 #[derive(Debug)]
-struct Check {
-    name: &'static str,
-    ok: bool,
+pub(super) struct Check {
+    pub(super) name: &'static str,
+    pub(super) ok: bool,
     detail: String,
 }
 
@@ -140,7 +140,7 @@ fn unrecognised(round: &Round) -> Vec<String> {
     kept.collect()
 }
 
-fn checks(shared: &Shared) -> Vec<Check> {
+pub(super) fn checks(shared: &Shared) -> Vec<Check> {
     let (alive, detail) = loop_alive(shared);
     let mut checks = vec![Check {
         name: "loop",
@@ -256,7 +256,7 @@ fn longhorn(round: &Round, registration: &Status) -> Check {
 }
 
 /// What is wrong with work on a disk, if anything.
-fn trouble(operation: &Operation) -> Option<String> {
+pub(super) fn trouble(operation: &Operation) -> Option<String> {
     let overdue = operation.overdue.map(|overdue| match overdue {
         Overdue::Aside => "takes long",
         Overdue::InTheWay => "takes long, and others wait for it",

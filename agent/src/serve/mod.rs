@@ -2,6 +2,7 @@
 
 mod disks;
 mod health;
+mod metrics;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -15,6 +16,8 @@ use tokio::{
     net::TcpListener,
     sync::{oneshot, watch},
 };
+
+pub use metrics::Family;
 
 use crate::{config::Settings, longhorn::status::Status, report::Round};
 
@@ -55,6 +58,7 @@ pub async fn serve(
     let app = Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .route("/metrics", get(metrics::metrics))
         .route("/v1/disks", get(disks::disks))
         .fallback(nothing_here)
         .with_state(Shared { settings, shown });
@@ -69,7 +73,7 @@ pub async fn serve(
 async fn nothing_here() -> Response {
     (
         StatusCode::NOT_FOUND,
-        "there are /healthz, /readyz and /v1/disks\n",
+        "there are /healthz, /readyz, /metrics and /v1/disks\n",
     )
         .into_response()
 }

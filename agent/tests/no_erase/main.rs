@@ -125,11 +125,14 @@ const USES: &[Use] = &[
     ("unistd::write", &[]),
     (
         ".write_all(",
-        &[(
-            "durable.rs",
-            1,
-            "a file of the agent's own state, or a mount unit, not yet at its place",
-        )],
+        &[
+            ("cli/release.rs", 1, "a question to the agent's own port"),
+            (
+                "durable.rs",
+                1,
+                "a file of the agent's own state, or a mount unit, not yet at its place",
+            ),
+        ],
     ),
     ("mmap", &[]),
     ("io::copy", &[]),

@@ -3,6 +3,12 @@
 //! write there; what is mounted stands in tables of mounts as the kernel writes
 //! them; what was released stands in the agent's own ledger.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a fixture that cannot go on should say so and stop"
+)]
+
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
@@ -129,6 +135,11 @@ impl SimulatedHost {
         };
         host.round();
         host
+    }
+
+    /// Its name.
+    pub fn node(&self) -> &str {
+        &self.node
     }
 
     /// The directory that stands for `/`.

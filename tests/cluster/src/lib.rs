@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod endpoint;
 pub mod host;
 pub mod longhorn;
+pub mod longhorn_cluster;
 pub mod objects;
 pub mod real;
 pub mod server;

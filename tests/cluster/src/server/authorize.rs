@@ -5,11 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{
-    failure::Failure,
-    object::text,
-    resource::Place,
-    store::{Scope, Store},
-    target::Target,
+    failure::Failure, object::text, resource::Place, store::Store, table::Scope, target::Target,
     tokens::ANONYMOUS,
 };
 use crate::admission::UserInfo;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{
     Shared, events,
     failure::Failure,
-    object,
+    object, protobuf,
     resource::Resource,
     rows::{self, Shape},
     schema,
@@ -67,7 +67,7 @@ pub fn json_response(code: StatusCode, body: &Value) -> Response<Body> {
     response
 }
 
-/// JSON or YAML, as the content type says; protobuf is not spoken here.
+/// JSON, YAML or protobuf, as the content type says.
 pub fn parsed(content_type: &str, body: &[u8]) -> Result<Value, Failure> {
     let wrong = |why: String| Failure::bad_request(format!("error decoding the body: {why}"));
     match content_type {
@@ -76,9 +76,11 @@ pub fn parsed(content_type: &str, body: &[u8]) -> Result<Value, Failure> {
             let text = std::str::from_utf8(body).map_err(|e| wrong(e.to_string()))?;
             serde_saphyr::from_str(text).map_err(|e| wrong(e.to_string()))
         }
+        "application/vnd.kubernetes.protobuf" => protobuf::read(body),
         _ => Err(Failure::media_type(&[
             "application/json",
             "application/yaml",
+            "application/vnd.kubernetes.protobuf",
         ])),
     }
 }

@@ -11,6 +11,8 @@ use super::{
     store::open_namespace,
 };
 
+/// Maps of texts in `metadata`.
+const TEXTS: [&str; 2] = ["labels", "annotations"];
 /// Of all annotations of an object together.
 const ANNOTATIONS_MOST: usize = 256 * 1024;
 
@@ -31,6 +33,13 @@ impl Call<'_> {
                     let name = if key == "kind" { "Kind" } else { key };
                     let message = format!("Object '{name}' is missing in the body");
                     return Err(Failure::bad_request(message));
+                }
+                Some(given) if key == "kind" && self.resource.custom.is_some() => {
+                    let why = format!("must be {}", expected.as_str());
+                    let flaw = Flaw::invalid("kind", &given.into(), &why);
+                    let (given, name) = (given.to_owned(), object::name(object));
+                    let group = &self.resource.group;
+                    return Err(Failure::invalid_kind(&given, group, name, &[flaw]));
                 }
                 Some(given) => {
                     let what = if key == "kind" { "kind" } else { "API version" };
@@ -89,6 +98,7 @@ impl Call<'_> {
     pub fn check_fields(&self, object: &Value, before: Option<&Value>) -> Result<(), Failure> {
         let mut flaws: Vec<Flaw> = check_annotations(object).into_iter().collect();
         if let Some(custom) = &self.resource.custom {
+            flaws.extend(check_name(object));
             flaws.extend(schema::check(&custom.schema, object));
         } else if self.resource.is_event() {
             let before = before.map(|before| self.stored(before.clone()));
@@ -105,21 +115,43 @@ impl Call<'_> {
     }
 }
 
+/// The name of a custom resource is one that DNS allows.
+fn check_name(object: &Value) -> Option<Flaw> {
+    let name = object::name(object);
+    let fits = name.len() <= 253
+        && name.split('.').all(|label| {
+            let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+            label.starts_with(allowed)
+                && label.ends_with(allowed)
+                && label.chars().all(|c| c == '-' || allowed(c))
+        });
+    let why = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+    (!fits).then(|| Flaw::invalid("metadata.name", &name.into(), why))
+}
+
 /// Labels and annotations are texts; anything else cannot even be read.
 fn check_metadata(object: &mut Value) -> Result<(), Failure> {
+    check_texts(object).map_err(Failure::bad_request)?;
     let metadata = object::metadata(object)?;
-    for field in ["labels", "annotations"] {
-        let Some(given) = metadata.get(field).filter(|given| !given.is_null()) else {
+    for field in TEXTS {
+        if metadata.get(field).is_some_and(Value::is_null) {
             metadata.remove(field);
-            continue;
-        };
+        }
+    }
+    Ok(())
+}
+
+/// Why labels or annotations cannot be read.
+pub fn check_texts(object: &Value) -> Result<(), String> {
+    for field in TEXTS {
+        let given = &object["metadata"][field];
         let texts = given
             .as_object()
             .is_some_and(|map| map.values().all(Value::is_string));
-        if !texts {
-            return Err(Failure::bad_request(format!(
+        if !given.is_null() && !texts {
+            return Err(format!(
                 "json: cannot unmarshal into Go struct field ObjectMeta.metadata.{field} of type string"
-            )));
+            ));
         }
     }
     Ok(())

@@ -68,7 +68,12 @@ pub fn check(resource: &Resource, event: &Value, before: Option<&Value>) -> Vec<
     let mut flaws = Vec::new();
     let about = text(event, "/involvedObject/namespace");
     let at = namespace(event);
-    let fits = about == at || about.is_empty() && matches!(at, "default" | "kube-system");
+    // Of events with a time of their own, only those about nothing are looked at.
+    let fits = if text(event, "/eventTime").is_empty() {
+        about == at || about.is_empty() && at == "default"
+    } else {
+        !about.is_empty() || matches!(at, "default" | "kube-system")
+    };
     if !fits {
         let why = "does not match event.namespace";
         let field = "involvedObject.namespace";

@@ -167,11 +167,18 @@ impl Failure {
         failure
     }
 
-    /// A patch that cannot be applied.
-    pub fn patch_does_not_apply(why: &str) -> Self {
+    /// A patch that cannot be applied. Why not, the real one does not tell.
+    pub fn patch_does_not_apply() -> Self {
         let message = "the server rejected our request due to an error in our request";
+        Self::new(422, "Invalid", message)
+    }
+
+    /// A patch that makes something of an object that is none.
+    pub fn patched_is_no_object(patched: &Value, why: &str) -> Self {
+        let flaw = Flaw::invalid("patch", &patched.to_string().into(), why);
+        let message = format!(" \"\" is invalid: patch: {}", flaw.message);
+        let causes = json!([{"reason": flaw.reason, "message": flaw.message, "field": flaw.field}]);
         let mut failure = Self::new(422, "Invalid", message);
-        let causes = json!([{"reason": "UnexpectedServerResponse", "message": why}]);
         failure.details.insert("causes".to_owned(), causes);
         failure
     }

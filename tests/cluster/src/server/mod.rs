@@ -6,8 +6,8 @@
 //!                                                              │
 //!        discovery  reviews ◄──────────────────────────────────┤
 //!                                                              ▼
-//! call, checks ◄── read  get, list     watch     write  create, update, patch,
-//!    │                                                  delete
+//! call, checks ◄── read  get, list     watch     write  create, update, patch
+//!    │                                           delete
 //!    ├─ schema      of CustomResourceDefinitions: defaults, pruning, validation
 //!    ├─ admission   what a test plugs in
 //!    └─ store       objects, versions, history, watchers
@@ -17,8 +17,7 @@
 //! garbage, namespaces stay `Terminating`, pods go at once), no managed fields,
 //! no quota, no defaulting of built-in kinds, and of their fields only those of
 //! events are checked. `patch` says what server-side apply does not do. Lists
-//! are never cut into chunks. Protobuf is not spoken, which a few commands of
-//! `kubectl` need to create something (`auth can-i`, `create token`).
+//! are never cut into chunks. Protobuf is read for a few kinds only.
 
 #![allow(
     clippy::expect_used,
@@ -32,6 +31,7 @@ mod call;
 mod certificate;
 mod checks;
 mod crds;
+mod delete;
 mod discovery;
 mod events;
 mod failure;
@@ -39,6 +39,7 @@ mod jsonpath;
 mod mood;
 mod object;
 mod patch;
+mod protobuf;
 mod read;
 mod resource;
 mod reviews;
@@ -48,6 +49,7 @@ mod seen;
 mod selector;
 mod serve;
 mod store;
+mod table;
 mod target;
 mod tokens;
 mod watch;

@@ -102,7 +102,7 @@ impl Patch {
         match self {
             Self::Merge(patch) => json_patch::merge(&mut after, patch),
             Self::Json(patch) => json_patch::patch(&mut after, patch)
-                .map_err(|e| Failure::patch_does_not_apply(&e.to_string()))?,
+                .map_err(|_why| Failure::patch_does_not_apply())?,
             Self::Strategic(patch)
             | Self::Apply {
                 object: patch,

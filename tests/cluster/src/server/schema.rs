@@ -11,8 +11,8 @@ use super::failure::Flaw;
 /// Fields of the first level that every object has, whatever its schema says.
 const ALWAYS: &[&str] = &["apiVersion", "kind", "metadata"];
 
-/// Fills in defaults and drops what the schema does not name. Returns the paths
-/// of what was dropped.
+/// Fills in defaults, drops what the schema does not name, and drops nulls that
+/// it does not allow. Returns the paths of what it does not name.
 pub fn shape(schema: &Value, object: &mut Value) -> Vec<String> {
     let mut dropped = Vec::new();
     fields(schema, object, "", ALWAYS, &mut dropped);
@@ -90,6 +90,12 @@ fn fields(
         let path = joined(path, name);
         if always.contains(&name.as_str()) {
             return true;
+        }
+        let described = known
+            .get(name)
+            .or(others.filter(|others| others.is_object()));
+        if value.is_null() && described.is_some_and(|schema| !is_set(schema, "nullable")) {
+            return false;
         }
         match (known.get(name), others) {
             (Some(schema), _) => fields(schema, value, &path, embedded(schema), dropped),

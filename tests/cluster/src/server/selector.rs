@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{failure::Failure, object::text, resource::Resource, store::Scope, target::Target};
+use super::{failure::Failure, object::text, resource::Resource, table::Scope, target::Target};
 
 /// What a list or watch asks for.
 #[derive(Debug, Clone, Default)]

@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 
 use axum::{
     body::{Body, Bytes, to_bytes},
-    http::{HeaderMap, Response, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderValue, Response, StatusCode, header, request::Parts},
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -169,7 +169,12 @@ async fn moody(
     let watches = target.verb == "watch";
     let made_to = |code: u16| {
         let message = format!("made to fail with {code}");
-        refused(&Failure::new(code, reason(code), message))
+        let mut response = refused(&Failure::new(code, reason(code), message));
+        if code == 429 {
+            let second = HeaderValue::from_static("1");
+            response.headers_mut().insert(header::RETRY_AFTER, second);
+        }
+        response
     };
     Ok(match mood {
         Mood::Refusing => return Err(HungUp),
@@ -294,6 +299,7 @@ fn done(call: &Call<'_>) -> Result<Response<Body>, Failure> {
         "update" if !target.name.is_empty() => call.update(),
         "patch" if !target.name.is_empty() => call.patch(),
         "delete" => call.delete(),
+        "deletecollection" => call.delete_selected(),
         _ => Err(Failure::method_not_allowed()),
     };
     answer.map(Answer::into_response)

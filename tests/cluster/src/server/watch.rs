@@ -17,7 +17,8 @@ use super::{
     resource::Resource,
     rows::{self, Shape},
     selector::Selector,
-    store::{Change, Happened, Told, Watch},
+    store::Watch,
+    table::{Change, Happened, Told},
 };
 
 /// So long before its end a watch says once more how far it has come.

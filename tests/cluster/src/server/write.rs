@@ -1,17 +1,16 @@
-//! Creation, replacement and deletion.
+//! Creation and replacement.
 //!
 //! The order of steps is the API server's, since it decides which of several
 //! reasons a client is told: what mutates, the version, what the endpoint leaves
 //! alone, the schema, what validates, and only then the store. A write that
 //! changes nothing goes through all of it, and is then not stored.
 
-use std::sync::Arc;
-
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{
     call::{Answer, Call, parsed},
+    checks::check_texts,
     failure::{Failure, Flaw},
     object::{self, text},
     patch::Patch,
@@ -120,7 +119,10 @@ impl Call<'_> {
             object::metadata(&mut given)?.insert("name".to_owned(), name.into());
         }
         let blind = text(&given, "/metadata/resourceVersion").is_empty();
-        if blind && !self.resource.blind_update {
+        let place = self.resource.place();
+        let there = (self.shared.store).read(&place, self.namespace(), &self.target.name);
+        // What is not there is not found, whatever was said of it.
+        if blind && !self.resource.blind_update && there.is_some() {
             let why = "must be specified for an update";
             let flaw = Flaw::invalid("metadata.resourceVersion", &json!(0), why);
             let flaw = Flaw {
@@ -153,6 +155,7 @@ impl Call<'_> {
         }
         self.modify(|before| {
             let mut after = patch.apply(before)?;
+            check_texts(&after).map_err(|why| Failure::patched_is_no_object(&after, &why))?;
             self.check_kind(&mut after)?;
             self.check_namespace(&mut after)?;
             Ok(after)
@@ -267,101 +270,6 @@ impl Call<'_> {
             None => map.remove("status"),
         };
         Ok(after)
-    }
-
-    pub fn delete(&self) -> Result<Answer, Failure> {
-        let options = if self.body.is_empty() {
-            json!({})
-        } else {
-            parsed(&self.content_type, &self.body)?
-        };
-        let name = self.target.name.as_str();
-        let place = self.resource.place();
-        loop {
-            let store = &self.shared.store;
-            let stored = store
-                .read(&place, self.namespace(), name)
-                .ok_or_else(|| Failure::not_found(&self.resource, name))?;
-            self.check_preconditions(&options, &stored)?;
-            let before = self.shown(&stored);
-            self.validate(Operation::Delete, Some(&before), None)?;
-            let held = self.is_held(&before);
-            if held && object::is_terminating(&before) {
-                return Ok(self.answer(StatusCode::OK, &stored, Vec::new()));
-            }
-            let after = if held {
-                Some(self.terminating(&stored)?)
-            } else {
-                None
-            };
-            let done = if self.is_rehearsal() || options["dryRun"] == json!(["All"]) {
-                Ok(after.map_or_else(|| Arc::clone(&stored), Arc::new))
-            } else {
-                store.swap(&place, self.namespace(), name, Some(&stored), after)
-            };
-            if let Ok(last) = done {
-                return Ok(self.deleted(&last, held));
-            }
-        }
-    }
-
-    /// Whether something has to be done before the object may go. Nobody here
-    /// looks after namespaces, as in a control plane without controllers: they
-    /// stay, and take nothing new.
-    fn is_held(&self, object: &Value) -> bool {
-        object::has_finalizers(object)
-            || self.resource.is("", "namespaces")
-                && object["spec"]["finalizers"]
-                    .as_array()
-                    .is_some_and(|held| !held.is_empty())
-    }
-
-    fn terminating(&self, stored: &Value) -> Result<Value, Failure> {
-        let mut after = stored.clone();
-        let generation = stored["metadata"]["generation"].as_u64();
-        let metadata = object::metadata(&mut after)?;
-        metadata.insert("deletionTimestamp".to_owned(), object::now().into());
-        metadata.insert("deletionGracePeriodSeconds".to_owned(), 0.into());
-        if let Some(generation) = generation {
-            metadata.insert("generation".to_owned(), (generation + 1).into());
-        }
-        if self.resource.is("", "namespaces") {
-            after["status"] = json!({"phase": "Terminating"});
-        }
-        Ok(after)
-    }
-
-    fn deleted(&self, last: &Value, held: bool) -> Answer {
-        if held || self.resource.is("", "pods") {
-            return self.answer(StatusCode::OK, last, Vec::new());
-        }
-        let mut details = json!({
-            "name": self.target.name, "kind": self.resource.plural,
-            "uid": text(last, "/metadata/uid"),
-        });
-        if !self.resource.group.is_empty() {
-            details["group"] = self.resource.group.clone().into();
-        }
-        let status = json!({
-            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
-            "details": details,
-        });
-        Answer::new(StatusCode::OK, status)
-    }
-
-    fn check_preconditions(&self, options: &Value, stored: &Value) -> Result<(), Failure> {
-        let wanted = &options["preconditions"];
-        for (field, what) in [("uid", "UID"), ("resourceVersion", "ResourceVersion")] {
-            let wanted = text(wanted, &format!("/{field}"));
-            let is = text(stored, &format!("/metadata/{field}"));
-            if !wanted.is_empty() && wanted != is {
-                let why = format!(
-                    "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {is}"
-                );
-                return Err(Failure::conflict(&self.resource, &self.target.name, &why));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -137,7 +137,8 @@ pub async fn send(
         .header(header::ACCEPT, "application/json")
         .body(Body::from(body))
         .expect("a request");
-    client.send(request).await.expect("an answer")
+    let answered = tokio::time::timeout(PATIENCE, client.send(request)).await;
+    answered.expect("no silence").expect("an answer")
 }
 
 /// The code and the body; a body that is no JSON comes as a text.

@@ -8,6 +8,8 @@
     reason = "a test that cannot go on should say so and stop"
 )]
 
+mod agent_endures;
+mod agent_registers;
 mod ask;
 mod cluster;
 mod longhorn_manager;

@@ -172,6 +172,10 @@ async fn a_role_for_one_name_allows_a_list_that_selects_it() {
 #[tokio::test]
 async fn a_token_of_a_pod_says_on_which_node_it_is() {
     let at = Place::new().await;
+    if !at.is_of_today() {
+        // Older tokens say nothing, and nobody can ask.
+        return;
+    }
     let node = format!("node-of-{}", at.namespace);
     let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}});
     let node_uid = at.make("/api/v1/nodes", &object).await["metadata"]["uid"].clone();

@@ -18,7 +18,7 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
 
-use super::{base, only};
+use super::{POD_NETWORK, base, base_with, only, part};
 
 pub(super) fn pod(agent: &DaemonSet) -> &PodSpec {
     let template = &agent.spec.template;
@@ -38,8 +38,12 @@ fn agent() -> DaemonSet {
     only(&base())
 }
 
-/// The options as the agent reads them out of the variables of the manifest.
 fn settings(agent: &DaemonSet) -> Settings {
+    settings_of(container(agent).env.as_ref().expect("variables"))
+}
+
+/// The options as the agent reads them out of the variables of the manifest.
+pub(super) fn settings_of(variables: &[EnvVar]) -> Settings {
     let command = Options::augment_args(clap::Command::new("agent"));
     let flag = |variable: &EnvVar| {
         let argument = command.get_arguments().find(|argument| {
@@ -56,8 +60,7 @@ fn settings(agent: &DaemonSet) -> Settings {
         });
         format!("--{}={value}", argument.get_long().expect("a long name"))
     };
-    let variables = container(agent).env.iter().flatten();
-    let flags: Vec<String> = variables.map(flag).collect();
+    let flags: Vec<String> = variables.iter().map(flag).collect();
     let words = std::iter::once("agent".to_owned()).chain(flags);
     let matches = command
         .clone()
@@ -197,6 +200,26 @@ fn it_has_the_hosts_network_and_devices_but_not_its_processes() {
     assert_eq!(security.privileged, Some(true));
     assert_eq!(security.run_as_user, Some(0));
     assert_eq!(security.read_only_root_filesystem, Some(true));
+}
+
+#[test]
+fn the_network_of_pods_is_a_choice_and_health_stays_on_the_node() {
+    let patch = &part(POD_NETWORK, "daemonset-patch.yaml")[0];
+    let network = serde_json::json!({"hostNetwork": false, "dnsPolicy": "ClusterFirst"});
+    assert_eq!(patch["spec"]["template"]["spec"], network);
+    let Some(built) = base_with(POD_NETWORK) else {
+        return;
+    };
+    let (chosen, usual): (DaemonSet, DaemonSet) = (only(&built), agent());
+    let expected = PodSpec {
+        host_network: Some(false),
+        dns_policy: Some("ClusterFirst".to_owned()),
+        ..pod(&usual).clone()
+    };
+    assert_eq!(*pod(&chosen), expected);
+    let ports = container(&chosen).ports.as_ref().expect("ports");
+    assert!(ports.iter().all(|port| port.host_port.is_some()));
+    assert_eq!(built.len(), base().len());
 }
 
 #[test]

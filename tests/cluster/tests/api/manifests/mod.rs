@@ -3,6 +3,7 @@
 //! options and paths.
 
 mod daemonset;
+mod document;
 mod policy;
 mod rights;
 
@@ -24,7 +25,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 const BASE: &str = "deploy/infrastructure/storage";
-const COMPONENT: &str = "deploy/infrastructure/storage/default-disks";
+const DEFAULT_DISKS: &str = "deploy/infrastructure/storage/default-disks";
+const POD_NETWORK: &str = "deploy/infrastructure/storage/pod-network";
 
 fn project() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -62,6 +64,31 @@ fn overlay(kustomization: &str) -> Result<Vec<Value>, String> {
     let text = kustomization.replace("{project}", &way);
     std::fs::write(at.join("kustomization.yaml"), text).expect("written");
     build(&at)
+}
+
+/// The base with a component; none where kubectl is too old for them.
+fn base_with(component: &str) -> Option<Vec<Value>> {
+    let built = overlay(&format!(
+        "resources: ['{{project}}/{BASE}']\ncomponents: ['{{project}}/{component}']\n"
+    ));
+    match built {
+        Ok(built) => {
+            built.iter().for_each(check);
+            Some(built)
+        }
+        // Components came with kubectl 1.21; one that is older must say so, and
+        // for no other reason may this fail.
+        Err(error) => {
+            assert!(error.contains("unknown field \"components\""), "{error}");
+            None
+        }
+    }
+}
+
+/// What a file of a component says.
+fn part(component: &str, file: &str) -> Vec<Value> {
+    let path = project().join(component).join(file);
+    documents(&std::fs::read_to_string(path).expect("a file of the component"))
 }
 
 fn documents(text: &str) -> Vec<Value> {

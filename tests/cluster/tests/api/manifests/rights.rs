@@ -3,11 +3,11 @@
 use k8s_openapi::api::{
     admissionregistration::v1::ValidatingAdmissionPolicy,
     apps::v1::DaemonSet,
-    core::v1::ServiceAccount,
+    core::v1::{Container, EnvVar, ServiceAccount},
     rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, Subject},
 };
 
-use super::{BASE, COMPONENT, base, check, daemonset, documents, only, overlay, project};
+use super::{DEFAULT_DISKS, base, base_with, daemonset, only, part};
 
 const ACCOUNT: &str = "disk-discovery";
 const NAMESPACE: &str = "longhorn-system";
@@ -93,14 +93,15 @@ fn only_the_pod_of_the_agent_gets_a_token() {
     assert_eq!(pod.automount_service_account_token, Some(true));
 }
 
-const DEFAULT_DISKS: &str = "DISK_DISCOVERY_DEFAULT_DISKS";
+fn container_of(documents: &[serde_json::Value]) -> Container {
+    daemonset::container(&only::<DaemonSet>(documents)).clone()
+}
+
+const OPTION: &str = "DISK_DISCOVERY_DEFAULT_DISKS";
 
 #[test]
 fn default_disks_add_one_right_and_switch_it_on() {
-    let read = |file: &str| {
-        let path = project().join(COMPONENT).join(file);
-        documents(&std::fs::read_to_string(path).expect("a file of the component"))
-    };
+    let read = |file: &str| part(DEFAULT_DISKS, file);
     let role: ClusterRole = only(&read("clusterrole.yaml"));
     assert_eq!(role.aggregation_rule, None);
     assert_eq!(lines(role.rules), ["\"\" nodes: get patch"]);
@@ -113,38 +114,29 @@ fn default_disks_add_one_right_and_switch_it_on() {
     let patch = &read("daemonset-patch.yaml")[0];
     let container = &patch["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(container["name"], "disk-discovery");
-    assert_eq!(
-        container["env"],
-        serde_json::json!([{"name": DEFAULT_DISKS, "value": "true"}])
-    );
+    let env: Vec<EnvVar> = serde_json::from_value(container["env"].clone()).expect("variables");
+    assert!(matches!(env.as_slice(), [one] if one.name == OPTION));
+    assert!(daemonset::settings_of(&env).default_disks);
+    let before = container_of(&base());
+    assert!(!daemonset::settings_of(before.env.as_deref().expect("variables")).default_disks);
 }
 
 #[test]
 fn default_disks_are_added_by_an_overlay() {
-    let built = overlay(&format!(
-        "resources: ['{{project}}/{BASE}']\ncomponents: ['{{project}}/{COMPONENT}']\n"
-    ));
-    let built = match built {
-        Ok(built) => built,
-        // Components came with kubectl 1.21; one that is older must say so, and
-        // for no other reason may this fail.
-        Err(error) => {
-            assert!(error.contains("unknown field \"components\""), "{error}");
-            return;
-        }
+    let Some(built) = base_with(DEFAULT_DISKS) else {
+        return;
     };
-    built.iter().for_each(check);
     assert_eq!(built.len(), base().len() + 2);
-    let agent: DaemonSet = only(&built);
-    let container = daemonset::container(&agent);
-    let before: DaemonSet = only(&base());
+    let container = container_of(&built);
     let mut env = container.env.clone().expect("variables");
     let added = env
         .iter()
-        .position(|variable| variable.name == DEFAULT_DISKS)
+        .position(|variable| variable.name == OPTION)
         .expect("the option");
     assert_eq!(env.remove(added).value.as_deref(), Some("true"));
-    let mut rest = container.clone();
-    rest.env = Some(env);
-    assert_eq!(rest, *daemonset::container(&before));
+    let rest = Container {
+        env: Some(env),
+        ..container
+    };
+    assert_eq!(rest, container_of(&base()));
 }

@@ -1,0 +1,287 @@
+//! What becomes of each request, without a disk and without a cluster.
+
+use std::fs;
+
+use clap::Parser;
+use tokio::sync::watch;
+
+use super::*;
+use crate::{
+    claim::ClaimId,
+    config::{Options, Settings},
+    decide::{Managed, Provision, Reason},
+    provision::Phase,
+    reconcile::Work,
+    units::Filesystem,
+};
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    options: Options,
+}
+
+/// A loop that has looked once, and seen `sdb1` on `sdb`.
+struct Bench {
+    reconciler: Reconciler,
+    claim: ClaimId,
+    state: tempfile::TempDir,
+    // The loop hears of Longhorn as long as it is there.
+    _longhorn: watch::Sender<View>,
+}
+
+impl Bench {
+    fn new(longhorn: View) -> Self {
+        let state = tempfile::tempdir().expect("a directory");
+        let directory = state.path().to_str().expect("UTF-8");
+        let line = Line::parse_from(["x", "--state-dir", directory, "--host-root", directory]);
+        let settings: Settings = line.options.into_settings().expect("settings");
+        let (heard, view) = watch::channel(longhorn);
+        let (mut reconciler, _) = Reconciler::new(settings, view);
+        let claim = ClaimId::fresh(name("sdb1"));
+        let managed = Managed {
+            claim: claim.clone(),
+            filesystem: Filesystem::Ext4,
+            mounted: true,
+            ailment: None,
+            growth: None,
+        };
+        reconciler.rounds = 1;
+        reconciler
+            .verdicts
+            .insert("sdb".to_owned(), Verdict::Managed(managed));
+        Self {
+            reconciler,
+            claim,
+            state,
+            _longhorn: heard,
+        }
+    }
+
+    fn ask(&self, wish: Wish, name: &str) {
+        let name = name.parse().expect("a name");
+        let request = Request { name, wish };
+        self.reconciler
+            .releasing
+            .mailbox
+            .post(&request)
+            .expect("asked");
+    }
+
+    /// The start of a round, and its end; how many requests were answered.
+    fn serve(&mut self) -> usize {
+        let answered = self.reconciler.serve_requests();
+        self.reconciler.dismiss(&answered);
+        answered.len()
+    }
+
+    fn phase(&self) -> Option<ReleasePhase> {
+        let standing = self.reconciler.around.state.ledger.standing();
+        let standing = standing.known().expect("readable");
+        let release = standing.releases.get(&self.claim.partition_guid)?;
+        assert_eq!(release.name, self.claim.name);
+        Some(release.phase.clone())
+    }
+
+    fn told(&self, of: &str) -> Option<Told> {
+        let told = self.reconciler.releasing.told.get(&name(of));
+        told.map(|(told, _)| told.clone())
+    }
+
+    fn open(&self) -> usize {
+        self.reconciler
+            .releasing
+            .mailbox
+            .open()
+            .expect("readable")
+            .len()
+    }
+}
+
+fn name(text: &str) -> DiskName {
+    text.parse().expect("a name")
+}
+
+const LEAVING: Option<ReleasePhase> = Some(ReleasePhase::Leaving {
+    schedulable_before: None,
+});
+
+#[test]
+fn without_longhorn_a_disk_leaves_at_once_and_with_it_when_longhorn_has_let_it_go() {
+    for (longhorn, phase) in [
+        (View::Off, Some(ReleasePhase::Left)),
+        (View::Connecting, LEAVING),
+        (View::Absent, LEAVING),
+        (View::NotInstalled, LEAVING),
+    ] {
+        let mut bench = Bench::new(longhorn.clone());
+        bench.ask(Wish::Release, "sdb1");
+        assert_eq!(bench.serve(), 1);
+        assert_eq!(bench.phase(), phase, "{longhorn}");
+        assert_eq!(bench.open(), 0);
+        // Done again after a crash, it is the same.
+        bench.ask(Wish::Release, "sdb1");
+        bench.serve();
+        assert_eq!(bench.phase(), phase, "{longhorn}");
+    }
+}
+
+#[test]
+fn a_disk_that_longhorn_was_asked_to_empty_does_not_leave_because_longhorn_is_off_now() {
+    let mut bench = Bench::new(View::Off);
+    let uuid = bench.claim.partition_guid;
+    let ledger = bench.reconciler.around.state.ledger.clone();
+    ledger.release(uuid, &name("sdb1")).expect("released");
+    ledger.leaving(uuid, true).expect("kept");
+    bench.ask(Wish::Release, "sdb1");
+    bench.serve();
+    let asked = Some(ReleasePhase::Leaving {
+        schedulable_before: Some(true),
+    });
+    assert_eq!(bench.phase(), asked);
+    let mut inventory = crate::decide::example_host();
+    inventory.standing = ledger.standing();
+    assert!(!bench.reconciler.settle_releases(&inventory));
+    assert_eq!(bench.phase(), asked);
+}
+
+#[test]
+fn a_release_that_a_crash_left_half_way_goes_on_without_its_request() {
+    let bench = Bench::new(View::Off);
+    let ledger = bench.reconciler.around.state.ledger.clone();
+    let uuid = bench.claim.partition_guid;
+    ledger.release(uuid, &name("sdb1")).expect("released");
+    let mut inventory = crate::decide::example_host();
+    inventory.standing = ledger.standing();
+    assert!(bench.reconciler.settle_releases(&inventory));
+    assert_eq!(bench.phase(), Some(ReleasePhase::Left));
+}
+
+#[test]
+fn of_two_wishes_at_once_nothing_is_done() {
+    for longhorn in [View::Off, View::Absent] {
+        let mut bench = Bench::new(longhorn);
+        for wish in ["release", "cancel"] {
+            let requests = bench.state.path().join("requests");
+            fs::create_dir_all(&requests).expect("a directory");
+            fs::write(requests.join(format!("{wish}-sdb1")), "").expect("asked");
+        }
+        assert_eq!(bench.serve(), 2);
+        assert_eq!((bench.phase(), bench.open()), (None, 0));
+        assert_eq!(bench.told("sdb1"), Some(Told::InUse));
+    }
+}
+
+#[test]
+fn a_disk_is_taken_back_and_longhorns_entry_first_where_it_was_changed() {
+    let mut bench = Bench::new(View::Absent);
+    bench.ask(Wish::Release, "sdb1");
+    bench.serve();
+    bench.ask(Wish::Cancel, "sdb1");
+    bench.serve();
+    assert_eq!(
+        (bench.phase(), bench.told("sdb1")),
+        (None, Some(Told::InUse))
+    );
+
+    bench.ask(Wish::Release, "sdb1");
+    bench.serve();
+    let ledger = bench.reconciler.around.state.ledger.clone();
+    ledger
+        .leaving(bench.claim.partition_guid, false)
+        .expect("kept");
+    bench.ask(Wish::Cancel, "sdb1");
+    bench.serve();
+    let returning = ReleasePhase::Returning {
+        schedulable_before: false,
+    };
+    assert_eq!((bench.phase(), bench.told("sdb1")), (Some(returning), None));
+}
+
+#[test]
+fn a_disk_that_is_worked_on_is_released_when_the_work_is_done() {
+    let mut bench = Bench::new(View::Off);
+    let work = Work {
+        phase: Phase::Growing,
+        overdue: None,
+    };
+    bench.reconciler.working.insert("sdb".to_owned(), work);
+    bench.ask(Wish::Release, "sdb1");
+    assert_eq!(bench.serve(), 0);
+    assert_eq!((bench.phase(), bench.open()), (None, 1));
+    assert!(matches!(bench.told("sdb1"), Some(Told::Waiting(why)) if why.contains("sdb is")));
+    bench.reconciler.working.clear();
+    assert_eq!(bench.serve(), 1);
+    assert_eq!(bench.phase(), Some(ReleasePhase::Left));
+    assert_eq!(bench.told("sdb1"), None);
+}
+
+#[test]
+fn what_is_no_disk_of_ours_is_refused_and_nothing_is_kept_of_it() {
+    let mut bench = Bench::new(View::Off);
+    let blank = Provision {
+        name: name("sdc1"),
+        filesystem: Filesystem::Ext4,
+        begun: None,
+        approval: None,
+    };
+    let verdicts = &mut bench.reconciler.verdicts;
+    verdicts.insert("sdc".to_owned(), Verdict::Provision(blank));
+    verdicts.insert("sdd".to_owned(), Verdict::Refused(Reason::Mounted.into()));
+    let ledger = bench.reconciler.around.state.ledger.clone();
+    ledger
+        .keep(Uuid::from_u128(5), &name("away"))
+        .expect("kept");
+    for (wish, disk, words) in [
+        (Wish::Release, "sdc1", "not finished"),
+        (Wish::Release, "sdd1", "no disk sdd1"),
+        (Wish::Release, "away", "not attached"),
+        (Wish::Cancel, "sdd1", "no disk sdd1"),
+    ] {
+        bench.ask(wish, disk);
+        assert_eq!(bench.serve(), 1);
+        match bench.told(disk) {
+            Some(Told::Refused(why)) => assert!(why.contains(words), "{why}"),
+            other @ (Some(Told::Waiting(_) | Told::Progress(_) | Told::InUse) | None) => {
+                panic!("{disk}: {other:?}")
+            }
+        }
+    }
+    // There is nothing to take back, which is as it should be.
+    for disk in ["away", "sdb1"] {
+        bench.ask(Wish::Cancel, disk);
+        bench.serve();
+        assert_eq!(bench.told(disk), Some(Told::InUse));
+    }
+    let standing = ledger.standing().known().expect("readable").clone();
+    assert!(standing.releases.is_empty());
+}
+
+#[test]
+fn what_cannot_be_taken_down_waits_and_is_told() {
+    let mut bench = Bench::new(View::Off);
+    fs::write(bench.state.path().join("ledger.json"), "{").expect("a file");
+    for wish in [Wish::Release, Wish::Cancel] {
+        bench.reconciler.releasing.unserved.forget("sdb1");
+        bench.ask(wish, "sdb1");
+        assert_eq!((bench.serve(), bench.open()), (0, 1));
+        let told = bench.told("sdb1");
+        assert!(
+            matches!(&told, Some(Told::Waiting(why)) if why.contains("ledger")),
+            "{told:?}"
+        );
+        assert!(bench.reconciler.releasing.next(Instant::now()).is_some());
+    }
+}
+
+#[test]
+fn before_the_first_round_nothing_is_answered() {
+    let mut bench = Bench::new(View::Off);
+    bench.reconciler.rounds = 0;
+    bench.ask(Wish::Release, "sdb1");
+    assert_eq!((bench.serve(), bench.open()), (0, 1));
+    bench.reconciler.rounds = 1;
+    assert!(bench.reconciler.has_unseen_requests());
+    assert_eq!(bench.serve(), 1);
+    assert!(!bench.reconciler.has_unseen_requests());
+}

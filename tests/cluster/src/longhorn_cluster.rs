@@ -1,0 +1,286 @@
+//! A cluster with Longhorn, and with what is applied to it to run the agent:
+//! rights, admission policy, nothing else. It is what the tests of the agent and
+//! the bench run against.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a fixture that cannot go on should say so and stop"
+)]
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use kube::Config;
+use serde_json::{Value, json};
+use tokio::{runtime::Handle, sync::oneshot};
+
+use crate::{
+    admission::{Admission, Chain},
+    host::{Agent, AgentOptions, SimulatedHost},
+    longhorn::{Manager, Policies, Webhook, manager},
+    server::{Options, Seen, Server, longhorn_node_crd, longhorn_replica_crd},
+};
+
+/// Namespace of Longhorn and of the agent.
+pub const NAMESPACE: &str = "longhorn-system";
+/// ServiceAccount of the agent.
+pub const ACCOUNT: &str = "disk-discovery";
+/// Long enough for any machine; only a failure waits for it.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// See the module.
+#[derive(Debug)]
+pub struct LonghornCluster {
+    /// The API server.
+    pub server: Server,
+    /// Longhorn's webhook.
+    pub webhook: Arc<Webhook>,
+    policies: Arc<Policies>,
+    /// Of the thread that the agents run in.
+    runtime: Handle,
+    _stop: oneshot::Sender<()>,
+}
+
+/// The way of an agent to the API server, which can be given another token.
+#[derive(Debug, Clone)]
+pub struct Way(Arc<Mutex<Config>>);
+
+impl Way {
+    /// How to connect from now on: as a mounted token that was replaced.
+    pub fn set(&self, config: Config) {
+        *self.0.lock().expect("a config") = config;
+    }
+
+    fn config(&self) -> Config {
+        self.0.lock().expect("a config").clone()
+    }
+}
+
+impl Default for LonghornCluster {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl LonghornCluster {
+    /// With everything that comes with the agent.
+    pub fn new() -> Self {
+        Self::with(&manifests(), Options::default())
+    }
+
+    /// With these objects applied.
+    pub fn with(objects: &[Value], options: Options) -> Self {
+        let server = Server::start(Options {
+            rbac: true,
+            ..options
+        });
+        let webhook = Arc::new(Webhook::default());
+        let policies = Arc::new(Policies::new(objects).expect("policies"));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let runtime = agents(stopped);
+        let cluster = Self {
+            server,
+            webhook,
+            policies,
+            runtime,
+            _stop: stop,
+        };
+        cluster.also_ask(Vec::new());
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+        cluster.put("", "namespaces", "", &namespace);
+        for crd in [longhorn_node_crd(), longhorn_replica_crd()] {
+            cluster.put(
+                "apiextensions.k8s.io",
+                "customresourcedefinitions",
+                "",
+                &crd,
+            );
+        }
+        for object in objects {
+            cluster.apply(object);
+        }
+        cluster
+    }
+
+    /// Who is asked before anything is stored, besides the admission policies and
+    /// Longhorn's webhook.
+    pub fn also_ask(&self, more: Vec<Arc<dyn Admission>>) {
+        let mut all: Vec<Arc<dyn Admission>> = vec![Arc::clone(&self.policies) as _];
+        all.extend(more);
+        all.push(Arc::clone(&self.webhook) as _);
+        self.server.set_admission(Arc::new(Chain(all)));
+    }
+
+    fn put(&self, group: &str, plural: &str, namespace: &str, object: &Value) {
+        let name = object["metadata"]["name"].as_str().expect("a name");
+        let store = self.server.store();
+        store.put(group, plural, namespace, name, object.clone());
+    }
+
+    fn apply(&self, object: &Value) {
+        let api = object["apiVersion"].as_str().expect("an apiVersion");
+        let group = api.rsplit_once('/').map_or("", |(group, _)| group);
+        let kind = object["kind"].as_str().expect("a kind");
+        let plural = match kind {
+            "ValidatingAdmissionPolicy" => "validatingadmissionpolicies".to_owned(),
+            kind => format!("{}s", kind.to_lowercase()),
+        };
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
+        self.put(group, &plural, namespace, object);
+    }
+
+    /// Longhorn's manager on the nodes of these hosts, in a hurry.
+    pub fn manager(&self, hosts: &[&SimulatedHost]) -> Manager {
+        let mut options = manager::Options {
+            monitor: Duration::from_millis(100),
+            sync_delay: Duration::from_millis(100),
+            ..manager::Options::default()
+        };
+        options.defaults.labelled_only = true;
+        for host in hosts {
+            options = options.node(host.node(), host.root());
+        }
+        let config = self.server.config(&self.server.admin_token());
+        Manager::start(config, options)
+    }
+
+    /// How an agent on a node gets to the API server.
+    pub fn way(&self, node: &str) -> Way {
+        let lives = Duration::from_hours(1);
+        let token = self
+            .server
+            .service_account_token(NAMESPACE, ACCOUNT, Some(node), lives);
+        Way(Arc::new(Mutex::new(self.server.config(&token))))
+    }
+
+    /// Starts an agent on a host.
+    pub fn agent(&self, host: &SimulatedHost, options: &AgentOptions) -> Agent {
+        self.agent_by(host, options, &self.way(host.node()))
+    }
+
+    /// Starts an agent that gets there in a way of its own.
+    pub fn agent_by(&self, host: &SimulatedHost, options: &AgentOptions, way: &Way) -> Agent {
+        let _inside = self.runtime.enter();
+        let way = way.clone();
+        host.agent(options, move || way.config())
+    }
+
+    /// A Longhorn Node as it is stored; null where there is none.
+    pub fn node(&self, name: &str) -> Value {
+        let store = self.server.store();
+        let node = store.get("longhorn.io", "nodes", NAMESPACE, name);
+        node.unwrap_or(Value::Null)
+    }
+
+    /// An entry of a Longhorn Node; null where there is none.
+    pub fn entry(&self, node: &str, disk: &str) -> Value {
+        self.node(node)["spec"]["disks"][disk].clone()
+    }
+
+    /// Merges a patch into a Longhorn Node as the administrator, through the API
+    /// and its webhooks. Waits while Longhorn is syncing.
+    pub fn patch(&self, node: &str, patch: &Value) {
+        until("a patch is taken", || self.try_patch(node, patch).is_ok());
+    }
+
+    /// As [`Self::patch`], once.
+    ///
+    /// # Errors
+    ///
+    /// What the API server answers.
+    pub fn try_patch(&self, node: &str, patch: &Value) -> Result<(), kube::Error> {
+        let endpoint = self.server.endpoint(&self.server.admin_token());
+        let path = format!("/apis/longhorn.io/v1beta2/namespaces/{NAMESPACE}/nodes/{node}");
+        self.runtime.block_on(async {
+            let request = axum::http::Request::patch(path)
+                .header("content-type", "application/merge-patch+json")
+                .body(patch.to_string().into_bytes())
+                .expect("a request");
+            let answer: Result<Value, _> = endpoint.client().request(request).await;
+            answer.map(drop)
+        })
+    }
+
+    /// Requests of agents since they were last forgotten.
+    pub fn requests(&self) -> Vec<Seen> {
+        let agent = format!("system:serviceaccount:{NAMESPACE}:{ACCOUNT}");
+        let mut seen = self.server.requests();
+        seen.retain(|seen| seen.user == agent);
+        seen
+    }
+
+    /// Reasons and notes of all Events, in the order in which they came.
+    pub fn events(&self) -> Vec<(String, String)> {
+        let of = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
+        let mut events = self.server.store().list("events.k8s.io", "events");
+        events.sort_by_key(|event| of(event, "eventTime"));
+        events
+            .iter()
+            .map(|event| (of(event, "reason"), of(event, "note")))
+            .collect()
+    }
+
+    /// How many Events have a reason.
+    pub fn told(&self, reason: &str) -> usize {
+        let events = self.events();
+        events.iter().filter(|(told, _)| told == reason).count()
+    }
+}
+
+/// A thread for agents, which ends with whatever runs in it.
+fn agents(stopped: oneshot::Receiver<()>) -> Handle {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let handle = runtime.handle().clone();
+    std::thread::spawn(move || {
+        // A sender that was dropped means the same as a message.
+        drop(runtime.block_on(stopped));
+    });
+    handle
+}
+
+/// Everything that is applied to a cluster to run the agent, but the agent.
+///
+/// # Panics
+///
+/// When a manifest cannot be read.
+pub fn manifests() -> Vec<Value> {
+    let names = ["serviceaccount", "role", "rolebinding", "admission-policy"];
+    names
+        .iter()
+        .flat_map(|name| manifest(&format!("{name}.yaml")))
+        .collect()
+}
+
+/// The objects of one manifest below `deploy/infrastructure/storage`.
+///
+/// # Panics
+///
+/// When it cannot be read.
+pub fn manifest(name: &str) -> Vec<Value> {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let path: PathBuf = project.join("deploy/infrastructure/storage").join(name);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
+    serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Waits for a state.
+///
+/// # Panics
+///
+/// When it does not come.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "it did not come to be that {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

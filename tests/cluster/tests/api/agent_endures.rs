@@ -1,0 +1,443 @@
+//! What the agent goes through: an API server that is away, slow or out of its
+//! mind, other writers, a second agent, tokens that end.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use cluster_fixtures::{
+    host::{Agent, AgentOptions, SimulatedHost},
+    longhorn_cluster::{ACCOUNT, LonghornCluster, NAMESPACE, manifests, until},
+    server::{Mood, Options},
+};
+use disk_discovery::longhorn::{View, finding::Kind, status::State};
+use serde_json::json;
+
+fn hurried() -> AgentOptions {
+    AgentOptions {
+        hurry: 50,
+        ..AgentOptions::default()
+    }
+}
+
+fn registered(cluster: &LonghornCluster, node: &str, disk: &str) -> bool {
+    !cluster.entry(node, disk).is_null()
+}
+
+fn is_current(agent: &Agent) -> bool {
+    agent.status.borrow().state == State::Current
+}
+
+fn is_told(agent: &Agent, kind: Kind) -> bool {
+    let status = agent.status.borrow();
+    status.findings.iter().any(|found| found.kind == kind)
+}
+
+/// A disk is added in that mood, and registered when it is over.
+fn catches_up(mood: Mood) {
+    let cluster = LonghornCluster::new();
+    let host = SimulatedHost::new("k3s2");
+    host.provision("sdb1");
+    let manager = cluster.manager(&[&host]);
+    let agent = cluster.agent(&host, &hurried());
+    until("it is registered", || registered(&cluster, "k3s2", "sdb1"));
+    until("all is current", || is_current(&agent));
+    manager.pause();
+    cluster.server.mood(mood);
+    host.provision("sdc1");
+    until("it has been tried", || {
+        !matches!(*agent.view.borrow(), View::Present { .. })
+            || agent.status.borrow().waiting.is_some()
+    });
+    cluster.server.mood(Mood::Well);
+    manager.resume();
+    until("it is registered", || registered(&cluster, "k3s2", "sdc1"));
+    until("all is current", || is_current(&agent));
+}
+
+#[test]
+fn an_api_server_that_goes_away_and_comes_back_is_caught_up_with() {
+    catches_up(Mood::Refusing);
+}
+
+#[test]
+fn an_api_server_that_answers_garbage_is_caught_up_with() {
+    catches_up(Mood::Garbage(200));
+}
+
+#[test]
+fn an_api_server_that_fails_is_caught_up_with() {
+    catches_up(Mood::Failing(503));
+}
+
+#[test]
+fn an_api_server_that_is_not_there_at_start_is_caught_up_with() {
+    let cluster = LonghornCluster::new();
+    let host = SimulatedHost::new("k3s2");
+    host.provision("sdb1");
+    cluster.server.mood(Mood::Refusing);
+    let agent = cluster.agent(&host, &hurried());
+    until("it is told", || {
+        matches!(*agent.view.borrow(), View::Unreachable { .. })
+    });
+    cluster.server.mood(Mood::Well);
+    let _manager = cluster.manager(&[&host]);
+    until("it is registered", || registered(&cluster, "k3s2", "sdb1"));
+    until("all is current", || is_current(&agent));
+}
+
+#[test]
+fn an_api_server_that_takes_half_a_minute_for_each_answer_is_worked_with() {
+    let cluster = LonghornCluster::new();
+    let host = SimulatedHost::new("k3s2");
+    host.provision("sdb1");
+    let _manager = cluster.manager(&[&host]);
+    until("the node is there", || !cluster.node("k3s2").is_null());
+    // As the agent meets it; Longhorn is not slowed down.
+    let whom = cluster_fixtures::server::Whom::account(NAMESPACE, ACCOUNT);
+    let slow = Mood::Slow(Duration::from_secs(12));
+    cluster.server.mood_for(whom, slow);
+    let agent = cluster.agent(&host, &AgentOptions::default());
+    until("it is registered", || registered(&cluster, "k3s2", "sdb1"));
+    assert!(agent.status.borrow().findings.is_empty());
+}
+
+#[test]
+fn longhorn_that_is_installed_later_is_waited_for_quietly() {
+    let cluster = LonghornCluster::new();
+    let store = cluster.server.store();
+    for crd in ["nodes.longhorn.io", "replicas.longhorn.io"] {
+        let group = "apiextensions.k8s.io";
+        store.delete(group, "customresourcedefinitions", "", crd);
+    }
+    let host = SimulatedHost::new("k3s2");
+    host.provision("sdb1");
+    let agent = cluster.agent(&host, &hurried());
+    until("it is told", || *agent.view.borrow() == View::NotInstalled);
+    assert!(agent.status.borrow().findings.is_empty());
+    let crd = cluster_fixtures::server::longhorn_node_crd();
+    store.put(
+        "apiextensions.k8s.io",
+        "customresourcedefinitions",
+        "",
+        "nodes.longhorn.io",
+        crd,
+    );
+    let crd = cluster_fixtures::server::longhorn_replica_crd();
+    store.put(
+        "apiextensions.k8s.io",
+        "customresourcedefinitions",
+        "",
+        "replicas.longhorn.io",
+        crd,
+    );
+    let _manager = cluster.manager(&[&host]);
+    until("it is registered", || registered(&cluster, "k3s2", "sdb1"));
+}
+
+#[test]
+fn a_manager_that_is_down_costs_time_and_nothing_else() {
+    let cluster = LonghornCluster::new();
+    let host = SimulatedHost::new("k3s2");
+    host.provision("sdb1");
+    let manager = cluster.manager(&[&host]);
+    let agent = cluster.agent(&host, &hurried());
+    until("all is current", || {
+        is_current(&agent) && registered(&cluster, "k3s2", "sdb1")
+    });
+    // Its webhook stays for a moment: the status follows no more.
+    manager.pause();
+    host.provision("sdc1");
+    until("the next is registered", || {
+        registered(&cluster, "k3s2", "sdc1")
+    });
+    host.provision("sdd1");
+    until("the one after it waits", || {
+        let waiting = agent.status.borrow().waiting.clone();
+        waiting.is_some_and(|why| why.contains("taken notice"))
+    });
+    assert!(!is_told(&agent, Kind::NotPermitted));
+    // Then the webhook is gone as well.
+    cluster.webhook.set_down(true);
+    until("that is told", || {
+        let waiting = agent.status.borrow().waiting.clone();
+        waiting.is_some_and(|why| why.contains("webhook"))
+    });
+    cluster.webhook.set_down(false);
+    manager.resume();
+    until("it is registered", || registered(&cluster, "k3s2", "sdd1"));
+    until("nothing is wrong", || {
+        agent.status.borrow().findings.is_empty()
+    });
+}
+
+#[test]
+fn a_watch_that_is_too_old_begins_anew() {
+    let cluster = LonghornCluster::new();
+    let host = SimulatedHost::new("k3s2");
+    host.provision("sdb1");
+    let _manager = cluster.manager(&[&host]);
+    let agent = cluster.agent(&host, &hurried());
+    until("all is current", || {
+        is_current(&agent) && registered(&cluster, "k3s2", "sdb1")
+    });
+    cluster.server.compact();
+    cluster.patch(
+        "k3s2",
+        &json!({"metadata": {"annotations": {"disk-discovery/frozen": "moving"}}}),
+    );
+    until(
+        "it is heard",
+        || matches!(&*agent.view.borrow(), View::Present { frozen: Some(why), .. } if why == "moving"),
+    );
+}
+
+#[test]
+fn a_storm_of_other_writers_loses_neither_sides_fields() {
+    let cluster = LonghornCluster::new();
+    let host = SimulatedHost::new("k3s2");
+    let _manager = cluster.manager(&[&host]);
+    let agent = cluster.agent(&host, &hurried());
+    until("the node is there", || {
+        is_current(&agent) && !cluster.node("k3s2").is_null()
+    });
+    let stop = AtomicBool::new(false);
+    let written = thread::scope(|scope| {
+        let storm = scope.spawn(|| {
+            let mut written = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let value = (written + 1).to_string();
+                let patch = json!({"metadata": {"annotations": {"theirs/count": value}}});
+                if cluster.try_patch("k3s2", &patch).is_ok() {
+                    written += 1;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            written
+        });
+        for disk in ["sdb1", "sdc1", "sdd1"] {
+            host.provision(disk);
+            until("it is registered", || registered(&cluster, "k3s2", disk));
+        }
+        stop.store(true, Ordering::Relaxed);
+        storm.join().expect("the storm")
+    });
+    assert!(written > 0);
+    let count = cluster.node("k3s2")["metadata"]["annotations"]["theirs/count"].clone();
+    assert_eq!(count, written.to_string());
+    let paths = cluster.node("k3s2")["metadata"]["annotations"]["node.longhorn.io/paths"].clone();
+    assert_eq!(
+        paths,
+        "/mnt/longhorn/sdb1,/mnt/longhorn/sdc1,/mnt/longhorn/sdd1"
+    );
+    until("all is current", || is_current(&agent));
+}
+
+#[test]
+fn who_takes_back_each_write_is_named_and_not_fought_with() {
+    let cluster = LonghornCluster::new();
+    let host = SimulatedHost::new("k3s2");
+    host.provision("sdb1");
+    let _manager = cluster.manager(&[&host]);
+    let agent = cluster.agent(&host, &hurried());
+    until("it is registered", || registered(&cluster, "k3s2", "sdb1"));
+    until("it is told", || {
+        let gone = json!({"metadata": {"annotations": {"node.longhorn.io/paths": null}}});
+        drop(cluster.try_patch("k3s2", &gone));
+        is_told(&agent, Kind::Overwritten)
+    });
+}
+
+#[test]
+fn of_two_agents_for_one_node_the_first_goes_on_and_the_second_says_so() {
+    let cluster = LonghornCluster::new();
+    let (host, other) = (SimulatedHost::new("k3s2"), SimulatedHost::new("k3s9"));
+    host.provision("sdb1");
+    other.provision("sdz1");
+    let _manager = cluster.manager(&[&host]);
+    let agent = cluster.agent(&host, &hurried());
+    until("it is registered", || {
+        registered(&cluster, "k3s2", "sdb1") && is_current(&agent)
+    });
+    let before = cluster.node("k3s2")["spec"].clone();
+    // On another host, with a token for this node, by a mistake of a person.
+    let mistaken = AgentOptions {
+        node_name: Some("k3s2".to_owned()),
+        ..hurried()
+    };
+    let second = cluster.agent_by(&other, &mistaken, &cluster.way("k3s2"));
+    until("it says so", || is_told(&second, Kind::AnotherAgent));
+    assert!(is_current(&agent) && agent.status.borrow().findings.is_empty());
+    assert_eq!(cluster.node("k3s2")["spec"], before);
+    cluster.server.forget_requests();
+    for _ in 0..50 {
+        host.round();
+        other.round();
+        thread::sleep(Duration::from_millis(10));
+    }
+    let writes = cluster.requests();
+    let writes = writes.iter().filter(|seen| seen.verb == "patch").count();
+    assert!(writes <= 2, "{writes} writes");
+    assert_eq!(cluster.node("k3s2")["spec"], before);
+}
+
+#[test]
+fn a_host_that_was_installed_anew_takes_its_node_over() {
+    let cluster = LonghornCluster::new();
+    let (host, again) = (SimulatedHost::new("k3s2"), SimulatedHost::new("k3s2"));
+    host.provision("sdb1");
+    let _manager = cluster.manager(&[&host]);
+    let agent = cluster.agent(&host, &hurried());
+    until("it is registered", || {
+        registered(&cluster, "k3s2", "sdb1") && is_current(&agent)
+    });
+    drop(agent);
+    again.adopt("sdb1");
+    again.provision("sdc1");
+    let agent = cluster.agent(&again, &hurried());
+    until("its disk is registered", || {
+        registered(&cluster, "k3s2", "sdc1")
+    });
+    until("all is current", || is_current(&agent));
+    assert_eq!(cluster.told("AnotherAgent"), 0);
+}
+
+#[test]
+fn an_agent_with_the_token_of_another_node_writes_nothing() {
+    let cluster = LonghornCluster::new();
+    let host = SimulatedHost::new("k3s2");
+    host.provision("sdb1");
+    let _manager = cluster.manager(&[&host]);
+    until("the node is there", || !cluster.node("k3s2").is_null());
+    let agent = cluster.agent_by(&host, &hurried(), &cluster.way("k3s1"));
+    until("it says so", || is_told(&agent, Kind::AnotherAgent));
+    assert!(!registered(&cluster, "k3s2", "sdb1"));
+    let detail = agent.status.borrow().findings[0].detail.clone();
+    assert!(detail.contains("k3s1"), "{detail}");
+}
+
+#[test]
+fn tokens_are_replaced_and_end_without_harm() {
+    let cluster = LonghornCluster::new();
+    let host = SimulatedHost::new("k3s2");
+    host.provision("sdb1");
+    let _manager = cluster.manager(&[&host]);
+    let way = cluster.way("k3s2");
+    let lives = Duration::from_hours(1);
+    let token = || {
+        cluster
+            .server
+            .service_account_token(NAMESPACE, ACCOUNT, Some("k3s2"), lives)
+    };
+    let first = token();
+    way.set(cluster.server.config(&first));
+    let agent = cluster.agent_by(&host, &hurried(), &way);
+    until("it is registered", || {
+        registered(&cluster, "k3s2", "sdb1") && is_current(&agent)
+    });
+    cluster.server.revoke(&first);
+    host.provision("sdc1");
+    until("it is told", || {
+        let waiting = agent.status.borrow().waiting.clone();
+        waiting.is_some_and(|why| why.contains("Unauthorized"))
+    });
+    assert!(!registered(&cluster, "k3s2", "sdc1"));
+    way.set(cluster.server.config(&token()));
+    until("it is registered", || registered(&cluster, "k3s2", "sdc1"));
+    until("nothing is wrong", || {
+        is_current(&agent) && agent.status.borrow().findings.is_empty()
+    });
+}
+
+#[test]
+fn missing_rights_are_told_by_name() {
+    let mut objects = manifests();
+    for object in &mut objects {
+        if object["kind"] == "Role" {
+            object["rules"][0]["verbs"] = json!(["get", "list", "watch"]);
+        }
+    }
+    let cluster = LonghornCluster::with(&objects, Options::default());
+    let host = SimulatedHost::new("k3s2");
+    host.provision("sdb1");
+    let _manager = cluster.manager(&[&host]);
+    let agent = cluster.agent(&host, &hurried());
+    until("it is told", || is_told(&agent, Kind::NotPermitted));
+    let detail = agent.status.borrow().findings[0].detail.clone();
+    assert!(
+        detail.contains("cannot patch resource \"nodes\""),
+        "{detail}"
+    );
+}
+
+#[test]
+fn a_cluster_that_cannot_keep_agents_to_their_nodes_is_told() {
+    let objects: Vec<_> = manifests()
+        .into_iter()
+        .filter(|object| {
+            !object["kind"]
+                .as_str()
+                .is_some_and(|kind| kind.starts_with("Validating"))
+        })
+        .collect();
+    let cluster = LonghornCluster::with(&objects, Options::default());
+    let host = SimulatedHost::new("k3s2");
+    host.provision("sdb1");
+    let _manager = cluster.manager(&[&host]);
+    let agent = cluster.agent(&host, &hurried());
+    until("it is told", || is_told(&agent, Kind::NotConfined));
+    until("it is registered all the same", || {
+        registered(&cluster, "k3s2", "sdb1")
+    });
+    // The trial was a dry run.
+    assert!(cluster.node("k3s2")["metadata"]["labels"]["disk-discovery/probe"].is_null());
+}
+
+#[test]
+fn a_cluster_that_keeps_agents_to_their_nodes_is_found_out() {
+    let cluster = LonghornCluster::new();
+    let host = SimulatedHost::new("k3s2");
+    host.provision("sdb1");
+    let _manager = cluster.manager(&[&host]);
+    let agent = cluster.agent(&host, &hurried());
+    until("it was tried", || {
+        let requests = agent.status.borrow().requests.clone();
+        requests.get(&("probe", "forbidden")) == Some(&1)
+    });
+    assert!(!is_told(&agent, Kind::NotConfined));
+}
+
+#[test]
+fn in_mode_observe_nothing_is_written() {
+    let cluster = LonghornCluster::new();
+    let host = SimulatedHost::new("k3s2");
+    host.provision("sdb1");
+    host.refuse("sdc1");
+    let _manager = cluster.manager(&[&host]);
+    let options = AgentOptions {
+        mode: disk_discovery::config::Mode::Observe,
+        ..hurried()
+    };
+    let agent = cluster.agent(&host, &options);
+    until("the node is seen", || {
+        matches!(*agent.view.borrow(), View::Present { .. })
+    });
+    for _ in 0..20 {
+        host.round();
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(agent.status.borrow().state, State::Observing);
+    let verbs: Vec<String> = cluster
+        .requests()
+        .into_iter()
+        .map(|seen| seen.verb)
+        .collect();
+    assert!(
+        verbs
+            .iter()
+            .all(|verb| ["list", "watch", "get"].contains(&verb.as_str())),
+        "{verbs:?}"
+    );
+}

@@ -1,0 +1,356 @@
+//! What the agent writes to Longhorn, and what it leaves alone.
+
+use std::{sync::Arc, time::Duration};
+
+use cluster_fixtures::{
+    admission::{Admission, Denied, Review},
+    host::{AgentOptions, SimulatedHost},
+    longhorn_cluster::{LonghornCluster, until},
+};
+use disk_discovery::{
+    config::{OnMissing, Reserved},
+    longhorn::{finding::Kind, status::State},
+};
+use serde_json::{Value, json};
+
+/// Every wait of the agent is a fiftieth.
+fn hurried() -> AgentOptions {
+    AgentOptions {
+        hurry: 50,
+        ..AgentOptions::default()
+    }
+}
+
+fn ready(cluster: &LonghornCluster, node: &str, disk: &str) -> bool {
+    let status = &cluster.node(node)["status"]["diskStatus"][disk];
+    let conditions = status["conditions"].as_array();
+    conditions.is_some_and(|conditions| {
+        conditions
+            .iter()
+            .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+    })
+}
+
+fn annotation(cluster: &LonghornCluster, node: &str, key: &str) -> Value {
+    cluster.node(node)["metadata"]["annotations"][key].clone()
+}
+
+fn is_told(agent: &cluster_fixtures::host::Agent, kind: Kind) -> bool {
+    let status = agent.status.borrow();
+    status.findings.iter().any(|found| found.kind == kind)
+}
+
+#[test]
+fn a_mounted_disk_becomes_storage_without_a_person() {
+    let cluster = LonghornCluster::new();
+    let host = SimulatedHost::new("k3s2");
+    host.provision("sdb1");
+    host.adopt("sdh1");
+    let _manager = cluster.manager(&[&host]);
+    let agent = cluster.agent(&host, &hurried());
+    until("both are ready", || {
+        ready(&cluster, "k3s2", "sdb1") && ready(&cluster, "k3s2", "sdh1")
+    });
+    assert_eq!(
+        cluster.entry("k3s2", "sdb1"),
+        json!({
+            "path": "/mnt/longhorn/sdb1", "diskType": "filesystem", "diskDriver": "",
+            "allowScheduling": true, "evictionRequested": false, "storageReserved": 0, "tags": [],
+        })
+    );
+    let paths = annotation(&cluster, "k3s2", "node.longhorn.io/paths");
+    assert_eq!(paths, "/mnt/longhorn/sdb1,/mnt/longhorn/sdh1");
+    until("all is current", || {
+        agent.status.borrow().state == State::Current
+    });
+    // Longhorn's own file, and nobody else's.
+    let file = std::fs::read_to_string(host.path("sdb1").join("longhorn-disk.cfg"));
+    let written: Value = serde_json::from_str(&file.expect("a file")).expect("JSON");
+    let status = &cluster.node("k3s2")["status"]["diskStatus"]["sdb1"];
+    assert_eq!(written["diskUUID"], status["diskUUID"]);
+    until("it is told", || {
+        cluster.told("DiskProvisioned") == 1 && cluster.told("DiskAdopted") == 1
+    });
+    assert!(agent.status.borrow().findings.is_empty());
+    let summary = annotation(&cluster, "k3s2", "disk-discovery/summary");
+    let summary: Value = serde_json::from_str(summary.as_str().expect("a line")).expect("JSON");
+    assert_eq!(
+        (&summary["ok"], &summary["disks"], &summary["mounted"]),
+        (&json!(true), &json!(2), &json!(2))
+    );
+}
+
+#[test]
+fn what_a_user_sets_on_a_disk_survives_a_thousand_rounds_restarts_and_upgrades() {
+    let cluster = LonghornCluster::new();
+    let host = SimulatedHost::new("k3s2");
+    host.provision("sdb1");
+    let _manager = cluster.manager(&[&host]);
+    let mut agent = cluster.agent(&host, &hurried());
+    until("it is ready", || ready(&cluster, "k3s2", "sdb1"));
+    let theirs = json!({"allowScheduling": false, "tags": ["cold"], "storageReserved": 123_456});
+    cluster.patch("k3s2", &json!({"spec": {"disks": {"sdb1": theirs}}}));
+    let set = cluster.entry("k3s2", "sdb1");
+    // A version of the agent that wants everything else for new disks.
+    let other = AgentOptions {
+        tags: true,
+        reserved: Reserved::Percent(10),
+        on_missing: OnMissing::StopScheduling,
+        ..hurried()
+    };
+    for restart in 0..4 {
+        for _ in 0..250 {
+            host.round();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert_eq!(cluster.entry("k3s2", "sdb1"), set);
+        drop(agent);
+        let options = if restart % 2 == 0 {
+            other.clone()
+        } else {
+            hurried()
+        };
+        agent = cluster.agent(&host, &options);
+        until("it has looked", || {
+            agent.status.borrow().state == State::Current
+        });
+    }
+    assert_eq!(cluster.entry("k3s2", "sdb1"), set);
+}
+
+#[test]
+fn an_entry_that_another_writer_drops_is_back() {
+    let cluster = LonghornCluster::new();
+    let host = SimulatedHost::new("k3s2");
+    host.provision("sdb1");
+    let manager = cluster.manager(&[&host]);
+    let _agent = cluster.agent(&host, &hurried());
+    until("it is ready", || ready(&cluster, "k3s2", "sdb1"));
+    // A browser that had the page open before the disk was there: Longhorn lets
+    // it drop a disk that is not scheduled on.
+    cluster.patch(
+        "k3s2",
+        &json!({"spec": {"disks": {"sdb1": {"allowScheduling": false}}}}),
+    );
+    let theirs = json!({"theirs": {
+        "path": "/data/theirs", "diskType": "filesystem", "allowScheduling": true, "tags": ["ui"],
+    }});
+    until("the page is saved", || {
+        manager.ui_replace_disks("k3s2", theirs.clone()).is_ok()
+    });
+    until("the entry is back", || {
+        cluster.entry("k3s2", "sdb1")["path"] == "/mnt/longhorn/sdb1"
+    });
+    assert_eq!(cluster.entry("k3s2", "theirs")["tags"], json!(["ui"]));
+}
+
+#[test]
+fn a_missing_disk_is_told_and_its_scheduling_goes_off_and_on_where_that_is_asked_for() {
+    let cluster = LonghornCluster::new();
+    let host = SimulatedHost::new("k3s2");
+    for disk in ["sdb1", "sdc1", "sdd1"] {
+        host.provision(disk);
+    }
+    let _manager = cluster.manager(&[&host]);
+    let options = AgentOptions {
+        on_missing: OnMissing::StopScheduling,
+        ..hurried()
+    };
+    let agent = cluster.agent(&host, &options);
+    until("all are ready", || {
+        ["sdb1", "sdc1", "sdd1"]
+            .iter()
+            .all(|disk| ready(&cluster, "k3s2", disk))
+    });
+    // What a person switched off stays off.
+    cluster.patch(
+        "k3s2",
+        &json!({"spec": {"disks": {"sdd1": {"allowScheduling": false}}}}),
+    );
+    let schedulable = |disk| cluster.entry("k3s2", disk)["allowScheduling"] == true;
+    host.set_mounted("sdb1", false);
+    host.set_mounted("sdd1", false);
+    host.pull("sdc1");
+    until("both are switched off", || {
+        !schedulable("sdb1") && !schedulable("sdc1")
+    });
+    until("all three are missed", || cluster.told("DiskMissing") == 3);
+    assert!(is_told(&agent, Kind::DiskMissing));
+    let listed = annotation(&cluster, "k3s2", "disk-discovery/stopped");
+    assert_eq!(listed, "sdb1,sdc1");
+    // An agent that is started in between finds the list on the Node.
+    drop(agent);
+    let agent = cluster.agent(&host, &options);
+    host.set_mounted("sdb1", true);
+    host.set_mounted("sdd1", true);
+    until("the one that is back is switched on", || {
+        schedulable("sdb1")
+    });
+    until("it is told", || {
+        cluster.told("DiskReturned") >= 1
+            || !is_told(&agent, Kind::DiskMissing)
+            || cluster.told("DiskMissing") >= 3
+    });
+    assert!(!schedulable("sdd1") && !schedulable("sdc1"));
+    let listed = annotation(&cluster, "k3s2", "disk-discovery/stopped");
+    assert_eq!(listed, "sdc1");
+}
+
+#[test]
+fn by_default_the_scheduling_of_a_missing_disk_is_nobodys_business() {
+    let cluster = LonghornCluster::new();
+    let host = SimulatedHost::new("k3s2");
+    host.provision("sdb1");
+    let _manager = cluster.manager(&[&host]);
+    let agent = cluster.agent(&host, &hurried());
+    until("it is ready", || ready(&cluster, "k3s2", "sdb1"));
+    host.set_mounted("sdb1", false);
+    until("it is missed", || is_told(&agent, Kind::DiskMissing));
+    until("it is told", || cluster.told("DiskMissing") == 1);
+    assert_eq!(cluster.entry("k3s2", "sdb1")["allowScheduling"], true);
+    host.set_mounted("sdb1", true);
+    until("it is back", || !is_told(&agent, Kind::DiskMissing));
+    until("that is told as well", || cluster.told("DiskReturned") == 1);
+}
+
+#[test]
+fn each_fault_of_longhorns_file_is_told_and_none_is_mended() {
+    let cluster = LonghornCluster::new();
+    let host = SimulatedHost::new("k3s2");
+    for disk in ["sdb1", "sdc1", "sdd1"] {
+        host.provision(disk);
+    }
+    // As some write it by hand.
+    let nameless = host.path("sdc1").join("longhorn-disk.cfg");
+    std::fs::write(&nameless, "{}").expect("written");
+    let manager = cluster.manager(&[&host]);
+    let agent = cluster.agent(&host, &hurried());
+    until("they are ready", || {
+        ready(&cluster, "k3s2", "sdb1") && ready(&cluster, "k3s2", "sdd1")
+    });
+    until("the nameless one is told", || {
+        is_told(&agent, Kind::ConfigWithoutUuid)
+    });
+    manager.pause();
+    let replaced = host.path("sdb1").join("longhorn-disk.cfg");
+    std::fs::write(&replaced, r#"{"diskUUID":"of-another-disk"}"#).expect("written");
+    let removed = host.path("sdd1").join("longhorn-disk.cfg");
+    std::fs::remove_file(&removed).expect("removed");
+    host.round();
+    until("the other disk is told", || {
+        host.round();
+        is_told(&agent, Kind::UuidMismatch) && is_told(&agent, Kind::ConfigMissing)
+    });
+    assert_eq!(std::fs::read_to_string(&nameless).expect("there"), "{}");
+    assert!(!removed.exists());
+    assert!(
+        std::fs::read_to_string(&replaced)
+            .expect("there")
+            .contains("of-another-disk")
+    );
+}
+
+/// Will not have a disk of one name.
+struct Rejects(&'static str);
+
+impl Admission for Rejects {
+    fn mutate(&self, _: &Review<'_>, _: &mut Value) -> Result<(), Denied> {
+        Ok(())
+    }
+
+    fn validate(&self, review: &Review<'_>) -> Result<(), Denied> {
+        let rejected = review
+            .object
+            .is_some_and(|object| !object["spec"]["disks"][self.0].is_null());
+        if !rejected {
+            return Ok(());
+        }
+        Err(Denied {
+            code: 422,
+            reason: "Invalid".to_owned(),
+            message: format!("admission webhook denied the request: not {}", self.0),
+            causes: Vec::new(),
+        })
+    }
+}
+
+#[test]
+fn a_disk_that_the_webhook_rejects_is_shown_and_holds_up_no_other() {
+    let cluster = LonghornCluster::new();
+    cluster.also_ask(vec![Arc::new(Rejects("sdb1"))]);
+    let host = SimulatedHost::new("k3s2");
+    for disk in ["sda1", "sdb1", "sdc1"] {
+        host.provision(disk);
+    }
+    let _manager = cluster.manager(&[&host]);
+    let agent = cluster.agent(&host, &hurried());
+    until("the others are registered", || {
+        ready(&cluster, "k3s2", "sda1") && ready(&cluster, "k3s2", "sdc1")
+    });
+    until("the fault is told", || cluster.told("DiskRejected") == 1);
+    assert!(is_told(&agent, Kind::RegistrationRejected));
+    // It is not tried again and again.
+    until("it has settled", || {
+        agent.status.borrow().state == State::Current
+    });
+    cluster.server.forget_requests();
+    for _ in 0..50 {
+        host.round();
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let patches = cluster.requests();
+    let patches = patches.iter().filter(|seen| seen.verb == "patch").count();
+    assert!(patches <= 1, "{patches}");
+    // A person mends it, and touches the Node.
+    cluster.also_ask(Vec::new());
+    cluster.patch("k3s2", &json!({"spec": {"tags": ["mended"]}}));
+    until("it is registered", || ready(&cluster, "k3s2", "sdb1"));
+    until("the fault is over", || {
+        !is_told(&agent, Kind::RegistrationRejected)
+    });
+}
+
+#[test]
+fn a_node_whose_manifest_has_no_name_is_told_and_goes_on_when_it_is_mended() {
+    let cluster = LonghornCluster::new();
+    let host = SimulatedHost::new("k3s2");
+    host.provision("sdb1");
+    // As a manifest in Git has it: Longhorn then takes no change at all.
+    let node = json!({
+        "apiVersion": "longhorn.io/v1beta2", "kind": "Node",
+        "metadata": {"name": "k3s2", "namespace": "longhorn-system"},
+        "spec": {"disks": {}},
+    });
+    let store = cluster.server.store();
+    store.put("longhorn.io", "nodes", "longhorn-system", "k3s2", node);
+    let agent = cluster.agent(&host, &hurried());
+    until("it is told", || is_told(&agent, Kind::RegistrationRejected));
+    let why = agent.status.borrow().findings[0].detail.clone();
+    assert!(why.contains("Spec.Name"), "{why}");
+    let _manager = cluster.manager(&[&host]);
+    cluster.patch(
+        "k3s2",
+        &json!({"spec": {"name": "k3s2", "allowScheduling": true}}),
+    );
+    until("it is registered", || ready(&cluster, "k3s2", "sdb1"));
+    until("nothing is wrong", || {
+        agent.status.borrow().findings.is_empty()
+    });
+}
+
+#[test]
+fn refused_disks_are_told_once_and_not_again_by_the_next_agent() {
+    let cluster = LonghornCluster::new();
+    let host = SimulatedHost::new("k3s2");
+    host.refuse("sdb1");
+    let _manager = cluster.manager(&[&host]);
+    for _ in 0..3 {
+        let agent = cluster.agent(&host, &hurried());
+        until("it has looked", || {
+            host.round();
+            agent.status.borrow().state == State::Current
+                && agent.status.borrow().requests.contains_key(&("tell", "ok"))
+        });
+    }
+    assert_eq!(cluster.told("DiskRefused"), 1);
+}
