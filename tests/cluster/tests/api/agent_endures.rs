@@ -37,7 +37,7 @@ fn is_told(agent: &Agent, kind: Kind) -> bool {
 
 /// A disk is added in that mood, and registered when it is over.
 fn catches_up(mood: Mood) {
-    let cluster = LonghornCluster::new();
+    let cluster = LonghornCluster::stand_in();
     let host = SimulatedHost::new("k3s2");
     host.provision("sdb1");
     let manager = cluster.manager(&[&host]);
@@ -45,13 +45,13 @@ fn catches_up(mood: Mood) {
     until("it is registered", || registered(&cluster, "k3s2", "sdb1"));
     until("all is current", || is_current(&agent));
     manager.pause();
-    cluster.server.mood(mood);
+    cluster.server().mood(mood);
     host.provision("sdc1");
     until("it has been tried", || {
         !matches!(*agent.view.borrow(), View::Present { .. })
             || agent.status.borrow().waiting.is_some()
     });
-    cluster.server.mood(Mood::Well);
+    cluster.server().mood(Mood::Well);
     manager.resume();
     until("it is registered", || registered(&cluster, "k3s2", "sdc1"));
     until("all is current", || is_current(&agent));
@@ -74,15 +74,15 @@ fn an_api_server_that_fails_is_caught_up_with() {
 
 #[test]
 fn an_api_server_that_is_not_there_at_start_is_caught_up_with() {
-    let cluster = LonghornCluster::new();
+    let cluster = LonghornCluster::stand_in();
     let host = SimulatedHost::new("k3s2");
     host.provision("sdb1");
-    cluster.server.mood(Mood::Refusing);
+    cluster.server().mood(Mood::Refusing);
     let agent = cluster.agent(&host, &hurried());
     until("it is told", || {
         matches!(*agent.view.borrow(), View::Unreachable { .. })
     });
-    cluster.server.mood(Mood::Well);
+    cluster.server().mood(Mood::Well);
     let _manager = cluster.manager(&[&host]);
     until("it is registered", || registered(&cluster, "k3s2", "sdb1"));
     until("all is current", || is_current(&agent));
@@ -90,7 +90,7 @@ fn an_api_server_that_is_not_there_at_start_is_caught_up_with() {
 
 #[test]
 fn an_api_server_that_takes_half_a_minute_for_each_answer_is_worked_with() {
-    let cluster = LonghornCluster::new();
+    let cluster = LonghornCluster::stand_in();
     let host = SimulatedHost::new("k3s2");
     host.provision("sdb1");
     let _manager = cluster.manager(&[&host]);
@@ -98,7 +98,7 @@ fn an_api_server_that_takes_half_a_minute_for_each_answer_is_worked_with() {
     // As the agent meets it; Longhorn is not slowed down.
     let whom = cluster_fixtures::server::Whom::account(NAMESPACE, ACCOUNT);
     let slow = Mood::Slow(Duration::from_secs(12));
-    cluster.server.mood_for(whom, slow);
+    cluster.server().mood_for(whom, slow);
     let agent = cluster.agent(&host, &AgentOptions::default());
     until("it is registered", || registered(&cluster, "k3s2", "sdb1"));
     assert!(agent.status.borrow().findings.is_empty());
@@ -106,8 +106,8 @@ fn an_api_server_that_takes_half_a_minute_for_each_answer_is_worked_with() {
 
 #[test]
 fn longhorn_that_is_installed_later_is_waited_for_quietly() {
-    let cluster = LonghornCluster::new();
-    let store = cluster.server.store();
+    let cluster = LonghornCluster::stand_in();
+    let store = cluster.server().store();
     for crd in ["nodes.longhorn.io", "replicas.longhorn.io"] {
         let group = "apiextensions.k8s.io";
         store.delete(group, "customresourcedefinitions", "", crd);
@@ -175,7 +175,7 @@ fn a_manager_that_is_down_costs_time_and_nothing_else() {
 
 #[test]
 fn a_watch_that_is_too_old_begins_anew() {
-    let cluster = LonghornCluster::new();
+    let cluster = LonghornCluster::stand_in();
     let host = SimulatedHost::new("k3s2");
     host.provision("sdb1");
     let _manager = cluster.manager(&[&host]);
@@ -183,7 +183,7 @@ fn a_watch_that_is_too_old_begins_anew() {
     until("all is current", || {
         is_current(&agent) && registered(&cluster, "k3s2", "sdb1")
     });
-    cluster.server.compact();
+    cluster.server().compact();
     cluster.patch(
         "k3s2",
         &json!({"metadata": {"annotations": {"disk-discovery/frozen": "moving"}}}),
@@ -271,7 +271,7 @@ fn of_two_agents_for_one_node_the_first_goes_on_and_the_second_says_so() {
     until("it says so", || is_told(&second, Kind::AnotherAgent));
     assert!(is_current(&agent) && agent.status.borrow().findings.is_empty());
     assert_eq!(cluster.node("k3s2")["spec"], before);
-    cluster.server.forget_requests();
+    cluster.cluster.forget_requests();
     for _ in 0..50 {
         host.round();
         other.round();
@@ -320,7 +320,7 @@ fn an_agent_with_the_token_of_another_node_writes_nothing() {
 
 #[test]
 fn tokens_are_replaced_and_end_without_harm() {
-    let cluster = LonghornCluster::new();
+    let cluster = LonghornCluster::stand_in();
     let host = SimulatedHost::new("k3s2");
     host.provision("sdb1");
     let _manager = cluster.manager(&[&host]);
@@ -328,23 +328,23 @@ fn tokens_are_replaced_and_end_without_harm() {
     let lives = Duration::from_hours(1);
     let token = || {
         cluster
-            .server
+            .server()
             .service_account_token(NAMESPACE, ACCOUNT, Some("k3s2"), lives)
     };
     let first = token();
-    way.set(cluster.server.config(&first));
+    way.set(cluster.server().config(&first));
     let agent = cluster.agent_by(&host, &hurried(), &way);
     until("it is registered", || {
         registered(&cluster, "k3s2", "sdb1") && is_current(&agent)
     });
-    cluster.server.revoke(&first);
+    cluster.server().revoke(&first);
     host.provision("sdc1");
     until("it is told", || {
         let waiting = agent.status.borrow().waiting.clone();
         waiting.is_some_and(|why| why.contains("Unauthorized"))
     });
     assert!(!registered(&cluster, "k3s2", "sdc1"));
-    way.set(cluster.server.config(&token()));
+    way.set(cluster.server().config(&token()));
     until("it is registered", || registered(&cluster, "k3s2", "sdc1"));
     until("nothing is wrong", || {
         is_current(&agent) && agent.status.borrow().findings.is_empty()
