@@ -33,7 +33,7 @@ pub use crate::cluster::NAMESPACE;
 /// ServiceAccount of the agent.
 pub const ACCOUNT: &str = "disk-discovery";
 /// Long enough for any machine; only a failure waits for it.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// See the module.
 #[derive(Debug)]
