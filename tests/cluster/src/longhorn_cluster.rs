@@ -15,13 +15,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use disk_discovery::longhorn::finding::Kind;
 use kube::Config;
 use serde_json::Value;
 use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
     admission::Admission,
-    cluster::{Cluster, LonghornWebhook},
+    cluster::{Cluster, LonghornWebhook, POLICIES},
     host::{Agent, AgentOptions, SimulatedHost},
     longhorn::{Manager, manager, rules::Settings},
     objects,
@@ -153,6 +154,17 @@ impl LonghornCluster {
         let _inside = self.runtime.enter();
         let way = way.clone();
         host.agent(options, move || way.config())
+    }
+
+    /// Whether the agent finds nothing wrong. A real API server that is too old to
+    /// keep it to its node is no fault of anybody here.
+    pub fn is_clean(&self, agent: &Agent) -> bool {
+        let confines = self.cluster.is_since(POLICIES);
+        let status = agent.status.borrow();
+        status
+            .findings
+            .iter()
+            .all(|found| found.kind == Kind::NotConfined && !confines)
     }
 
     /// A Longhorn Node as it is stored; null where there is none.

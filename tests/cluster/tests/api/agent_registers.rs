@@ -71,7 +71,7 @@ fn a_mounted_disk_becomes_storage_without_a_person() {
     until("it is told", || {
         cluster.told("DiskProvisioned") == 1 && cluster.told("DiskAdopted") == 1
     });
-    assert!(agent.status.borrow().findings.is_empty());
+    assert!(cluster.is_clean(&agent));
     let summary = annotation(&cluster, "k3s2", "disk-discovery/summary");
     let summary: Value = serde_json::from_str(summary.as_str().expect("a line")).expect("JSON");
     assert_eq!(
@@ -333,9 +333,7 @@ fn a_node_whose_manifest_has_no_name_is_told_and_goes_on_when_it_is_mended() {
         &json!({"spec": {"name": "k3s2", "allowScheduling": true}}),
     );
     until("it is registered", || ready(&cluster, "k3s2", "sdb1"));
-    until("nothing is wrong", || {
-        agent.status.borrow().findings.is_empty()
-    });
+    until("nothing is wrong", || cluster.is_clean(&agent));
 }
 
 #[test]
