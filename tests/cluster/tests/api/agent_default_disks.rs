@@ -29,7 +29,7 @@ fn cluster() -> LonghornCluster {
 }
 
 fn order(cluster: &LonghornCluster) -> Option<Value> {
-    let node = cluster.server.store().get("", "nodes", "", "k3s2")?;
+    let node = cluster.server().store().get("", "nodes", "", "k3s2")?;
     let text = node["metadata"]["annotations"][ANNOTATION].as_str()?;
     Some(serde_json::from_str(text).expect("JSON"))
 }
@@ -37,7 +37,7 @@ fn order(cluster: &LonghornCluster) -> Option<Value> {
 fn label(cluster: &LonghornCluster, value: &str) {
     let patch = json!({"metadata": {"labels": {LABEL: value}}});
     cluster
-        .server
+        .server()
         .store()
         .patch("", "nodes", "", "k3s2", &patch);
 }
@@ -50,7 +50,7 @@ fn mounted_disks_are_named_and_the_order_goes_before_the_last_disk() {
     let _manager = cluster.manager(&[&host]);
     until("the node is there", || {
         cluster
-            .server
+            .server()
             .store()
             .get("", "nodes", "", "k3s2")
             .is_some()
@@ -92,7 +92,7 @@ fn mounted_disks_are_named_and_the_order_goes_before_the_last_disk() {
     assert!(cluster.entry("k3s2", "sdb1").is_null());
     // The label is the administrator's.
     let node = cluster
-        .server
+        .server()
         .store()
         .get("", "nodes", "", "k3s2")
         .expect("a node");
@@ -114,7 +114,7 @@ fn an_order_that_longhorn_does_not_read_is_told() {
             .any(|found| found.kind == Kind::DefaultDisksIgnored)
     });
     let node = cluster
-        .server
+        .server()
         .store()
         .get("", "nodes", "", "k3s2")
         .expect("a node");

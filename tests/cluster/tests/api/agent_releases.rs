@@ -186,7 +186,7 @@ fn replicas_that_the_status_does_not_show_keep_a_disk() {
         "spec": {},
     });
     scene.manager.pause();
-    scene.cluster.server.store().put(
+    scene.cluster.server().store().put(
         "longhorn.io",
         "replicas",
         "longhorn-system",
@@ -202,11 +202,12 @@ fn replicas_that_the_status_does_not_show_keep_a_disk() {
             .any(|seen| seen.resource == "replicas" && seen.verb == "list")
     });
     assert!(!scene.entry().is_null());
-    scene
-        .cluster
-        .server
-        .store()
-        .delete("longhorn.io", "replicas", "longhorn-system", "hidden-r-1");
+    scene.cluster.server().store().delete(
+        "longhorn.io",
+        "replicas",
+        "longhorn-system",
+        "hidden-r-1",
+    );
     scene.manager.resume();
     until("it has left", || {
         scene.host.round();
@@ -261,11 +262,11 @@ fn a_release_goes_on_after_a_restart_of_the_agent_and_an_outage() {
     } = scene;
     drop(agent);
     cluster
-        .server
+        .server()
         .mood(cluster_fixtures::server::Mood::Refusing);
     let _agent = cluster.agent(&host, &options());
     std::thread::sleep(std::time::Duration::from_millis(200));
-    cluster.server.mood(cluster_fixtures::server::Mood::Well);
+    cluster.server().mood(cluster_fixtures::server::Mood::Well);
     manager.evictions_hang(false);
     until("it has left", || {
         let standing = host.ledger().standing();
