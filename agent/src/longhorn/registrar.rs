@@ -257,7 +257,11 @@ impl Registrar {
             if self.settings.mode == Mode::Enforce {
                 self.leaving.wait(&format!("Longhorn's Node: {view}"));
             }
-            self.publish(State::NoNode, Vec::new());
+            let mut findings = Vec::new();
+            if let View::Forbidden { why } = &view {
+                findings.push(Finding::of_node(Kind::NotPermitted, why.clone()));
+            }
+            self.publish(State::NoNode, findings);
             return;
         };
         let mut picture = self.look(round).await;
@@ -304,7 +308,7 @@ impl Registrar {
             if !pending {
                 self.writes.settled(now);
             }
-            findings.extend(self.writes.findings());
+            findings.extend(self.writes.findings(now));
             findings.sort();
             findings.dedup();
             let state = match () {
@@ -328,7 +332,8 @@ impl Registrar {
                         }
                         self.wake(self.order.due());
                     }
-                    self.events.hold(told::holding(&picture.round, &findings));
+                    self.events
+                        .hold(told::holding(&picture.round, &findings), now);
                     self.tell(&node).await;
                 }
                 self.publish(state, findings);
@@ -473,12 +478,13 @@ impl Registrar {
             let may_remove = self.order.is_current(&facts);
             wanted = self.leaving.step(&facts, standing, may_remove);
             wanted.join(&mut change);
+            self.wake(wanted.again);
         }
         if owner.is_me() {
             let summarised: Vec<Finding> = findings
                 .iter()
                 .cloned()
-                .chain(self.writes.findings())
+                .chain(self.writes.findings(now))
                 .collect();
             self.summarise(node, picture, &summarised, &mut change, now);
         }
@@ -547,7 +553,7 @@ impl Registrar {
         {
             tracing::info!(name = %disk.name, path = disk.path, "registered with Longhorn");
             self.events
-                .happened(disk.name.as_str(), told::registered(disk));
+                .happened(disk.name.as_str(), told::registered(disk), now);
         }
         let others = change.disks.iter().filter(|(key, _)| {
             !change
@@ -561,8 +567,8 @@ impl Registrar {
     }
 
     async fn tell(&mut self, node: &Node) {
-        while let Some((notice, times)) = self.events.next(Instant::now()) {
-            match self.api.tell(&event(node, &notice, times)).await {
+        while let Some((notice, salt)) = self.events.next(Instant::now()) {
+            match self.api.tell(&event(node, &notice, &salt)).await {
                 // Nor will one be taken later that is not now.
                 Ok(()) | Err(Failure::Rejected(_) | Failure::Conflict) => self.events.done(),
                 Err(_) => {
