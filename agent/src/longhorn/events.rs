@@ -26,6 +26,10 @@ use crate::text::hex;
 const BURST: u32 = 12;
 /// and one more for each time that this long has passed.
 const REFILL: Duration = Duration::from_mins(2);
+/// After a failure there is a pause, from this one
+const PAUSE: Duration = Duration::from_mins(1);
+/// to this one.
+const LONGEST: Duration = Duration::from_mins(30);
 /// What waits while the API does not answer; the oldest is dropped.
 const WAITING: usize = 64;
 /// Kubernetes takes no longer note, in bytes.
@@ -77,11 +81,14 @@ pub struct Events {
     left: u32,
     refilled: Instant,
     dropped: u64,
+    /// Not before then, after so many failures in a row.
+    pause: Option<(Instant, u32)>,
+    hurry: u32,
 }
 
 impl Events {
-    /// Nothing was told.
-    pub fn new(now: Instant) -> Self {
+    /// Nothing was told. `hurry` divides pauses: 1, but in tests.
+    pub fn new(now: Instant, hurry: u32) -> Self {
         Self {
             told: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -89,6 +96,8 @@ impl Events {
             left: BURST,
             refilled: now,
             dropped: 0,
+            pause: None,
+            hurry,
         }
     }
 
@@ -143,14 +152,29 @@ impl Events {
     /// When the next one may be told, if any waits.
     pub fn due(&self) -> Option<Instant> {
         let waits = !self.queue.is_empty();
-        waits.then(|| match self.left {
+        let due = waits.then(|| match self.left {
             0 => self.refilled + REFILL,
             _ => self.refilled,
-        })
+        });
+        due.map(|due| self.pause.map_or(due, |(until, _)| due.max(until)))
+    }
+
+    /// The next one could not be told: there is a pause, longer each time.
+    pub fn failed(&mut self, now: Instant) {
+        let times = self.pause.map_or(0, |(_, times)| times);
+        let factor = 1_u32.checked_shl(times.min(16)).unwrap_or(u32::MAX);
+        let pause = PAUSE.saturating_mul(factor).min(LONGEST) / self.hurry;
+        self.pause = Some((now + pause, times.saturating_add(1)));
+    }
+
+    /// The API answers again after it did not.
+    pub fn reachable(&mut self) {
+        self.pause = None;
     }
 
     /// The next one was told, or never can be.
     pub fn done(&mut self) {
+        self.pause = None;
         self.queue.pop_front();
         self.left = self.left.saturating_sub(1);
     }
@@ -238,7 +262,7 @@ mod tests {
     #[test]
     fn what_lasts_is_told_once_and_what_is_over_as_well() {
         let now = Instant::now();
-        let mut events = Events::new(now);
+        let mut events = Events::new(now, 1);
         for _ in 0..1000 {
             events.hold(BTreeMap::from([missing("sdb1")]));
         }
@@ -256,7 +280,7 @@ mod tests {
     #[test]
     fn what_comes_and_goes_does_not_flood_the_cluster() {
         let mut now = Instant::now();
-        let mut events = Events::new(now);
+        let mut events = Events::new(now, 1);
         let mut count = 0;
         // An hour of a disk that comes and goes each second.
         for second in 0..3600 {
@@ -268,6 +292,24 @@ mod tests {
         assert!((12..=12 + 31).contains(&count), "{count}");
         assert!(events.dropped() > 0);
         assert!(events.due().is_some_and(|due| due > now));
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_tried_ever_more_seldom() {
+        let mut now = Instant::now();
+        let mut events = Events::new(now, 1);
+        events.hold(BTreeMap::from([missing("sdb1")]));
+        let mut tried = 0;
+        for _ in 0..4 * 3600 {
+            now += Duration::from_secs(1);
+            if events.next(now).is_some() {
+                events.failed(now);
+                tried += 1;
+            }
+        }
+        assert!((8..20).contains(&tried), "{tried}");
+        events.reachable();
+        assert_eq!(told(&mut events, now), [("DiskMissing", 0)]);
     }
 
     #[test]
