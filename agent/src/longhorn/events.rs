@@ -157,7 +157,8 @@ impl Events {
         if self.left == BURST {
             self.refilled = now;
         }
-        (self.left > 0)
+        let paused = self.pause.is_some_and(|(until, _)| now < until);
+        (self.left > 0 && !paused)
             .then(|| self.queue.front().cloned())
             .flatten()
     }
