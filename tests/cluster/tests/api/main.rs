@@ -8,8 +8,10 @@
     reason = "a test that cannot go on should say so and stop"
 )]
 
+mod agent_default_disks;
 mod agent_endures;
 mod agent_registers;
+mod agent_releases;
 mod ask;
 mod cluster;
 mod longhorn_manager;
