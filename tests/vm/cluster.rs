@@ -64,7 +64,7 @@ fn becomes_storage(lab: &Lab) -> Result<()> {
     // The node is off, and its manager with it.
     member.manager.pause();
     member.guest.reboot()?;
-    member.cluster.server.forget_requests();
+    member.cluster.server().forget_requests();
     member.manager.resume();
     member.wait_in_use("vdb1")?;
     ensure!(member.entry("vdb1") == entry, "{}", member.entry("vdb1"));
@@ -218,7 +218,7 @@ fn released(lab: &Lab) -> Result<()> {
 
 fn without_api_server(lab: &Lab) -> Result<()> {
     let member = Member::join(lab.machine("member-alone"), ENFORCE)?;
-    member.cluster.server.mood(Mood::Refusing);
+    member.cluster.server().mood(Mood::Refusing);
     member.guest.with(|node| {
         node.start_agent()?;
         node.vm.plug(Disk::virtio("alpha").gib(12))?;
@@ -235,7 +235,7 @@ fn without_api_server(lab: &Lab) -> Result<()> {
     let (code, ready) = member.readyz()?;
     ensure!(code == 200, "{ready}");
     ensure!(member.cluster.node(NODE).is_null(), "it was there");
-    member.cluster.server.mood(Mood::Well);
+    member.cluster.server().mood(Mood::Well);
     member.wait_in_use("vdb1")?;
     member.uuid("vdb1")?;
     member.wait_told("DiskProvisioned", 1)?;

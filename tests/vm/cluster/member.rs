@@ -15,7 +15,7 @@ use cluster_fixtures::{
         Manager,
         manager::{self, DiskFiles},
     },
-    longhorn_cluster::{ACCOUNT, LonghornCluster, NAMESPACE, manifests},
+    longhorn_cluster::{ACCOUNT, LonghornCluster, NAMESPACE},
     server::Options,
 };
 use serde_json::Value;
@@ -44,7 +44,7 @@ pub struct Member {
 /// With a token that is bound to a pod on the node.
 fn way_to(cluster: &LonghornCluster) -> Endpoint {
     let lives = Duration::from_hours(1);
-    let server = &cluster.server;
+    let server = cluster.server();
     let token = server.service_account_token(NAMESPACE, ACCOUNT, Some(NODE), lives);
     Endpoint {
         url: format!("https://{HOST}:{}", server.address().port()),
@@ -63,14 +63,11 @@ impl Member {
     /// Boots a machine with the agent installed and not started, which has the
     /// way to the API server that a pod on it would have.
     pub fn join(machine: Machine, configuration: &str) -> Result<Self> {
-        let cluster = LonghornCluster::with(
-            &manifests(),
-            Options {
-                tls: true,
-                tls_names: vec![HOST.to_owned()],
-                ..Options::default()
-            },
-        );
+        let cluster = LonghornCluster::stand_in_for(Options {
+            tls: true,
+            tls_names: vec![HOST.to_owned()],
+            ..Options::default()
+        });
         let mut node = Node::boot(machine.user_network())?;
         node.configure(configuration)?;
         let kubeconfig = way_to(&cluster).kubeconfig().to_string();
@@ -90,7 +87,7 @@ impl Member {
         };
         let files: Arc<dyn DiskFiles> = Arc::new(GuestFiles::of(&guest));
         options.nodes.insert(NODE.to_owned(), files);
-        let server = &cluster.server;
+        let server = cluster.server();
         let manager = Manager::start(server.config(&server.admin_token()), options);
         Ok(Self {
             manager,
