@@ -229,10 +229,11 @@ impl LonghornCluster {
         let of = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
         let mut events = match self.cluster.stand_in() {
             Some(server) => server.store().list("events.k8s.io", "events"),
-            None => match self.get("/apis/events.k8s.io/v1/events")["items"].take() {
-                Value::Array(events) => events,
-                other => panic!("no list of events: {other}"),
-            },
+            None => {
+                let list = self.get("/apis/events.k8s.io/v1/events");
+                let items = list["items"].as_array().cloned();
+                items.unwrap_or_else(|| panic!("no list of events: {list}"))
+            }
         };
         events.sort_by_key(|event| of(event, "eventTime"));
         events
