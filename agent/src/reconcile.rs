@@ -421,7 +421,11 @@ impl Reconciler {
         let heard = match longhorn {
             View::Present { frozen, .. } => frozen.clone(),
             View::Connecting => return false,
-            View::Absent | View::Off | View::Unreachable { .. } | View::NotInstalled => {
+            View::Absent
+            | View::Off
+            | View::Unreachable { .. }
+            | View::Forbidden { .. }
+            | View::NotInstalled => {
                 return true;
             }
         };
