@@ -78,10 +78,12 @@ impl LonghornCluster {
     /// The same with the stand-in, for tests that need more of it than a real API
     /// server offers.
     pub fn stand_in() -> Self {
-        Self::on(
-            Cluster::stand_in_for(rbac(Options::default())),
-            &manifests(),
-        )
+        Self::stand_in_for(Options::default())
+    }
+
+    /// The same, told how to be.
+    pub fn stand_in_for(options: Options) -> Self {
+        Self::on(Cluster::stand_in_for(rbac(options)), &manifests())
     }
 
     /// With these objects applied.
