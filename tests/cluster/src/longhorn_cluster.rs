@@ -240,10 +240,12 @@ fn agents(stopped: oneshot::Receiver<()>) -> Handle {
         .build()
         .expect("a runtime");
     let handle = runtime.handle().clone();
-    std::thread::spawn(move || {
+    let thread = std::thread::Builder::new().name("agents".to_owned());
+    let running = thread.spawn(move || {
         // A sender that was dropped means the same as a message.
         drop(runtime.block_on(stopped));
     });
+    drop(running.expect("a thread"));
     handle
 }
 
