@@ -85,6 +85,18 @@ enum NextRound {
     After(Duration, Dirty),
 }
 
+impl NextRound {
+    /// Not later than at a moment.
+    fn or_at(self, moment: Instant) -> Self {
+        let pause = moment.saturating_duration_since(Instant::now());
+        match self {
+            Self::AtTimer => Self::After(pause, Dirty::nothing()),
+            Self::After(earlier, doubtful) if earlier <= pause => Self::After(earlier, doubtful),
+            Self::After(_, _) => Self::After(pause, Dirty::nothing()),
+        }
+    }
+}
+
 /// The loop and what it remembers from round to round.
 #[derive(Debug)]
 pub struct Reconciler {
@@ -357,7 +369,9 @@ impl Reconciler {
             if let Some(units) = &mut self.mount_units {
                 units.withdraw(released.keys(), full);
             }
-            self.unmount_released(&released);
+            if let Some(again) = self.unmount_released(&released) {
+                next = next.or_at(again);
+            }
             if self.settle_releases(&inventory) || self.has_unseen_requests() {
                 next = NextRound::After(Duration::ZERO, Dirty::nothing());
             }

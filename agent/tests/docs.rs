@@ -16,6 +16,14 @@ use clap::Args;
 use disk_discovery::{
     config::{Options, Settings},
     decide::{Obstacle, Reason},
+    longhorn::{
+        audit::PATHS,
+        default_disks::{ANNOTATION, LABEL},
+        finding::Kind,
+        owner::{AGENT, ANSWER, QUESTION},
+        register::{STOPPED, SUMMARY},
+        status,
+    },
     observe::{Dirty, Host, Observer},
     releases::ReleaseState,
     report::degraded,
@@ -115,6 +123,47 @@ fn every_reason_is_explained_word_for_word_and_no_other() {
     }
     let codes = Reason::ALL.iter().map(|reason| reason.code().to_owned());
     assert_eq!(first_cells(&rows), codes.collect::<BTreeSet<_>>());
+}
+
+#[test]
+fn every_finding_about_longhorn_is_explained_word_for_word_and_no_other() {
+    let text = text_of("docs/longhorn.md");
+    let rows = chapter(&text, "## Findings");
+    for kind in Kind::ALL {
+        let row = format!(
+            "| `{kind}` | `{}` | {} | {} | {} |",
+            kind.event(),
+            if kind.is_failure() { "yes" } else { "no" },
+            kind.explanation(),
+            kind.advice()
+        );
+        assert!(rows.contains(&row.as_str()), "not there: {row}");
+    }
+    let codes = Kind::ALL.iter().map(|kind| kind.code().to_owned());
+    assert_eq!(first_cells(&rows), codes.collect::<BTreeSet<_>>());
+    let states = first_cells(&chapter(&text, "## What it writes"));
+    let known = status::State::ALL
+        .iter()
+        .map(|state| state.name().to_owned());
+    assert_eq!(states, known.collect::<BTreeSet<_>>());
+}
+
+#[test]
+fn every_annotation_and_wait_that_is_named_is_the_codes_own() {
+    let text = text_of("docs/longhorn.md");
+    for name in [PATHS, SUMMARY, STOPPED, AGENT, QUESTION, ANNOTATION, LABEL] {
+        assert!(text.contains(name), "not there: {name}");
+    }
+    let said = |words: String| assert!(text.contains(&words), "not there: {words}");
+    said(format!("within {} seconds", ANSWER.as_secs()));
+    said(format!(
+        "missing after {} seconds",
+        Kind::DiskMissing.patience().as_secs()
+    ));
+    said(format!(
+        "after {} minutes",
+        Kind::ConfigMissing.patience().as_secs() / 60
+    ));
 }
 
 #[test]

@@ -150,7 +150,10 @@ pub fn audit(facts: &Facts<'_>) -> Vec<Finding> {
             continue;
         }
         match registered(facts.node, disk) {
-            Registered::Not => {}
+            // What keeps it from being registered is told as well.
+            Registered::Not => seen.extend(config(facts, disk, None).filter(|found| {
+                matches!(found.kind, Kind::ConfigWithoutUuid | Kind::ConfigUnreadable)
+            })),
             Registered::Wrongly(kind, key, entry) => {
                 let detail = format!("spec.disks.{key} has path {}", entry.path);
                 seen.push(Finding::of(&disk.name, kind, detail));

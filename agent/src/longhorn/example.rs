@@ -62,7 +62,13 @@ impl Scene {
     pub fn with(disks: impl IntoIterator<Item = OurDisk>) -> Self {
         let disks: Vec<OurDisk> = disks.into_iter().collect();
         let known = disks.iter().map(|disk| disk.name.clone()).collect();
+        let new = Said {
+            config: Fact::Known(LonghornDisk::None),
+            capacity: Fact::Known(1_000_000),
+        };
+        let said = disks.iter().map(|disk| (disk.name.clone(), new.clone()));
         Self {
+            said: said.collect(),
             disks,
             known,
             ..Self::default()

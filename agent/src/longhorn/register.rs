@@ -11,13 +11,13 @@ use serde_json::{Map, Value, json};
 
 use super::{
     audit::{self, Facts, PATHS, Registered, registered},
-    disks::OurDisk,
+    disks::{OurDisk, Said},
     finding::{Finding, Kind},
     owner::{AGENT, Owner, QUESTION},
 };
 use crate::{
     config::{OnMissing, Reserved},
-    observe::Transport,
+    observe::{Transport, longhorn_disk::LonghornDisk},
     units::DiskName,
 };
 
@@ -97,9 +97,14 @@ pub fn change(
             Registered::As(..) => {
                 ours.insert(disk.path.clone());
             }
-            Registered::Not if may_be_added(disk) && !held_back.contains(&disk.name) => {
-                let said = facts.said.get(&disk.name);
-                let capacity = said.and_then(|said| said.capacity.known().ok().copied());
+            Registered::Not if !held_back.contains(&disk.name) => {
+                let Some(said) = facts.said.get(&disk.name) else {
+                    continue;
+                };
+                if !may_be_added(disk, said) {
+                    continue;
+                }
+                let capacity = said.capacity.known().ok().copied();
                 let Some(reserved) = terms.reserved.of(capacity) else {
                     continue;
                 };
@@ -121,9 +126,15 @@ pub fn change(
     change
 }
 
-/// What is not mounted, or fails, is not given to Longhorn.
-fn may_be_added(disk: &OurDisk) -> bool {
-    disk.mounted.is_some() && disk.ailment.is_none()
+/// What is not mounted, or fails, is not given to Longhorn. Nor is a disk whose
+/// `longhorn-disk.cfg` names no disk: Longhorn would take it for any, and give
+/// it what belongs to others.
+fn may_be_added(disk: &OurDisk, said: &Said) -> bool {
+    let safe = said.config.is_known_and(|config| match config {
+        LonghornDisk::None | LonghornDisk::Named { .. } => true,
+        LonghornDisk::Nameless => false,
+    });
+    safe && disk.mounted.is_some() && disk.ailment.is_none()
 }
 
 fn entry(disk: &OurDisk, tags: bool, reserved: u64) -> Value {
@@ -184,6 +195,11 @@ fn scheduling(facts: &Facts<'_>, findings: &[Finding], policy: OnMissing, change
             stopped.insert(name.to_string());
         }
     }
+    // Who is asked to leave may yet stay.
+    let leaving = listed
+        .iter()
+        .filter(|name| facts.released.iter().any(|gone| gone.as_str() == *name));
+    stopped.extend(leaving.cloned());
     if !facts.complete {
         // Which disks are there is not known: what is listed stays so.
         stopped.extend(listed.iter().cloned());

@@ -126,6 +126,27 @@ struct Picture {
 }
 
 impl Picture {
+    /// The ledger may have changed since, by this task's own doing as well.
+    fn read_again(&mut self, standing: Option<Standing>) {
+        let known = standing.iter().flat_map(|standing| standing.disks.values());
+        self.known = known.map(|kept| kept.name.clone()).collect();
+        let releases = standing
+            .iter()
+            .flat_map(|standing| standing.releases.values());
+        let is_leaving = |phase: &ReleasePhase| match phase {
+            ReleasePhase::Leaving { .. } | ReleasePhase::Left => true,
+            ReleasePhase::Returning { .. } => false,
+        };
+        self.released = releases
+            .filter(|release| is_leaving(&release.phase))
+            .map(|release| release.name.clone())
+            .collect();
+        self.complete = standing.is_some()
+            && self.round.inventory.host_mounts.known().is_ok()
+            && !self.round.inventory.devices.is_empty();
+        self.standing = standing;
+    }
+
     fn facts<'a>(&'a self, node: &'a Node, mount_root: &'a str) -> Facts<'a> {
         Facts {
             node,
@@ -236,7 +257,7 @@ impl Registrar {
             self.publish(State::NoNode, Vec::new());
             return;
         };
-        let picture = self.look(round).await;
+        let mut picture = self.look(round).await;
         let enforce = self.settings.mode == Mode::Enforce;
         if enforce {
             let node = self.settings.longhorn.node_name.clone();
@@ -285,7 +306,9 @@ impl Registrar {
                 if enforce {
                     if owner.is_me() && !self.confinement.is_elsewhere() {
                         let facts = picture.facts(&node, &self.settings.mount_root);
-                        self.order.keep(&mut self.api, &facts, now).await;
+                        if self.order.keep(&mut self.api, &facts, now).await {
+                            self.wake(Some(now));
+                        }
                         self.wake(self.order.due());
                     }
                     self.events.hold(told::holding(&picture.round, &findings));
@@ -307,6 +330,7 @@ impl Registrar {
                     }
                     node = Arc::new(written);
                     self.own = Some(Arc::clone(&node));
+                    picture.read_again(self.leaving.standing());
                 }
                 Err(failure) => {
                     let now = Instant::now();
@@ -352,29 +376,17 @@ impl Registrar {
     async fn look(&mut self, round: Arc<Round>) -> Picture {
         let disks = of_round(&round, &self.settings.mount_root);
         let said = self.reader.read(&disks).await;
-        let standing = self.leaving.standing();
-        let known = standing.iter().flat_map(|standing| standing.disks.values());
-        let releases = standing
-            .iter()
-            .flat_map(|standing| standing.releases.values());
-        let gone = |phase: &ReleasePhase| match phase {
-            ReleasePhase::Leaving { .. } | ReleasePhase::Left => true,
-            ReleasePhase::Returning { .. } => false,
-        };
-        Picture {
-            complete: standing.is_some()
-                && round.inventory.host_mounts.known().is_ok()
-                && !round.inventory.devices.is_empty(),
-            known: known.map(|kept| kept.name.clone()).collect(),
-            released: releases
-                .filter(|release| gone(&release.phase))
-                .map(|release| release.name.clone())
-                .collect(),
-            standing,
-            said,
-            disks,
+        let mut picture = Picture {
             round,
-        }
+            disks,
+            said,
+            known: BTreeSet::new(),
+            released: BTreeSet::new(),
+            standing: None,
+            complete: false,
+        };
+        picture.read_again(self.leaving.standing());
+        picture
     }
 
     /// What is wrong, what is to be written, and for whom.
@@ -520,7 +532,10 @@ impl Registrar {
     fn publish(&mut self, state: State, findings: Vec<Finding>) {
         let status = Status {
             state,
-            waiting: self.writes.waiting(),
+            // What failed once matters as long as something is to be written.
+            waiting: (state == State::Pending)
+                .then(|| self.writes.waiting())
+                .flatten(),
             findings,
             requests: self.api.counts().clone(),
             dropped_events: self.events.dropped(),

@@ -10,7 +10,7 @@ use std::{
 use tokio::{sync::mpsc, task::JoinHandle};
 use uuid::Uuid;
 
-use super::{News, Reconciler};
+use super::{News, Reconciler, SETTLED};
 use crate::{
     backoff::Backoff,
     decide::{Released, Verdict},
@@ -38,6 +38,9 @@ pub(super) struct Releasing {
     unmounting: BTreeSet<DiskName>,
     /// Disks that could not be unmounted.
     stuck: Backoff,
+    /// Disks that were unmounted, with how long they must stay so before they are
+    /// unmounted again without a pause: somebody may mount them each time.
+    undone: Backoff,
     /// Requests that could not be taken down.
     unserved: Backoff,
     /// Why the requests could not be read the last time.
@@ -92,6 +95,7 @@ impl Releasing {
             told: BTreeMap::new(),
             unmounting: BTreeSet::new(),
             stuck: Backoff::default(),
+            undone: Backoff::default(),
             unserved: Backoff::default(),
             unread: None,
         }
@@ -115,9 +119,18 @@ impl Releasing {
     pub(super) fn unmounted(&mut self, name: &DiskName, failure: Option<String>) {
         self.unmounting.remove(name);
         match failure {
-            None => self.stuck.forget(name.as_str()),
+            None => {
+                self.stuck.forget(name.as_str());
+                self.undone
+                    .failed(name.as_str(), String::new(), Instant::now());
+            }
             Some(error) => self.stuck.failed(name.as_str(), error, Instant::now()),
         }
+    }
+
+    /// Whether a released disk may be unmounted now.
+    fn may_unmount(&self, name: &DiskName, now: Instant) -> bool {
+        self.stuck.may_try(name.as_str(), now) && self.undone.may_try(name.as_str(), now)
     }
 
     /// The requests, by the disk that they are about.
@@ -247,14 +260,10 @@ impl Reconciler {
             Ok(standing) => standing,
             Err(why) => return Answer::Failed(LedgerError::Read(why.clone())),
         };
-        // It may be away, or refused because it has left.
-        let under_way = standing.release_of(name).map(|(uuid, _)| uuid);
-        let Some(uuid) = by_verdict.or(under_way) else {
-            let why = if standing.owner_of(name).is_some() {
-                format!("the disk {name} is not attached, or not in use")
-            } else {
-                format!("there is no disk {name} on this node")
-            };
+        // A disk that is away, that fails and cannot be read any more, or that has
+        // left already, is known by the ledger.
+        let Some(uuid) = by_verdict.or_else(|| standing.owner_of(name)) else {
+            let why = format!("there is no disk {name} on this node");
             return Answer::Answered(Some(Told::Refused(why)));
         };
         let taken_down = ledger.release(uuid, name).and_then(|()| {
@@ -330,22 +339,30 @@ impl Reconciler {
     }
 
     /// Unmounts what has left, its unit of systemd first. What is in use is
-    /// tried again, ever more seldom, and never forced.
-    pub(super) fn unmount_released(&mut self, released: &BTreeMap<DiskName, Released>) {
+    /// tried again, ever more seldom, and never forced; so is what somebody mounts
+    /// again each time. When that is, where there is such a disk.
+    pub(super) fn unmount_released(
+        &mut self,
+        released: &BTreeMap<DiskName, Released>,
+    ) -> Option<Instant> {
         let now = Instant::now();
-        self.releasing
-            .stuck
-            .retain(|name| released.keys().any(|released| released.as_str() == name));
+        let mut held = false;
+        self.releasing.undone.forget_quiet(SETTLED, now);
+        let is_released = |name: &str| released.keys().any(|released| released.as_str() == name);
+        self.releasing.stuck.retain(is_released);
+        self.releasing.undone.retain(is_released);
         for (name, found) in released {
             let Some(devno) = found.mounted else {
                 self.releasing.stuck.forget(name.as_str());
                 continue;
             };
             let working = |disk: &String| self.working.contains_key(disk);
-            if self.releasing.unmounting.contains(name)
-                || found.disk.as_ref().is_some_and(working)
-                || !self.releasing.stuck.may_try(name.as_str(), now)
+            if self.releasing.unmounting.contains(name) || found.disk.as_ref().is_some_and(working)
             {
+                continue;
+            }
+            if !self.releasing.may_unmount(name, now) {
+                held = true;
                 continue;
             }
             if let Some(units) = &self.mount_units
@@ -356,7 +373,7 @@ impl Reconciler {
             }
             // Each takes a thread for as long as it hangs.
             if self.releasing.unmounting.len() >= AT_ONCE {
-                return;
+                break;
             }
             self.releasing.unmounting.insert(name.clone());
             let (around, news) = (self.around.clone(), self.news.0.clone());
@@ -377,6 +394,7 @@ impl Reconciler {
                 drop(news.send(News::Unmounted(name, failure)));
             });
         }
+        held.then(|| self.releasing.undone.next(now)).flatten()
     }
 
     /// Whether requests wait that no round has seen.

@@ -191,7 +191,9 @@ impl SimulatedHost {
                 .keep(disk.uuid, &name.parse().expect("a name"));
             kept.expect("kept");
         }
-        self.change(|disks| drop(disks.insert(name.to_owned(), disk)));
+        self.change(|disks| {
+            disks.insert(name.to_owned(), disk);
+        });
     }
 
     /// The mount of a disk is lost, or is back.
@@ -201,7 +203,9 @@ impl SimulatedHost {
 
     /// A disk is pulled out.
     pub fn pull(&self, name: &str) {
-        self.change(|disks| drop(disks.remove(name)));
+        self.change(|disks| {
+            disks.remove(name);
+        });
     }
 
     fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Disk>)) {
@@ -214,7 +218,7 @@ impl SimulatedHost {
         let disks = self.disks.lock().expect("disks").clone();
         let place = fs::metadata(self.path("")).expect("the mount root");
         let devno = DevNo::from_raw(place.dev());
-        let mut table = format!("1 0 254:1 / / rw - ext4 /dev/vda1 rw\n");
+        let mut table = "1 0 254:1 / / rw - ext4 /dev/vda1 rw\n".to_owned();
         for name in disks
             .iter()
             .filter(|(_, disk)| disk.mounted)

@@ -1,6 +1,6 @@
 //! A cluster with Longhorn, and with what is applied to it to run the agent:
 //! rights, admission policy, nothing else. It is what the tests of the agent and
-//! the bench run against.
+//! the bench run against; with a real API server where there is one.
 
 #![allow(
     clippy::expect_used,
@@ -15,19 +15,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+use disk_discovery::longhorn::finding::Kind;
 use kube::Config;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
-    admission::{Admission, Chain},
+    admission::Admission,
+    cluster::{Cluster, LonghornWebhook, POLICIES},
     host::{Agent, AgentOptions, SimulatedHost},
-    longhorn::{Manager, Policies, Webhook, manager},
-    server::{Options, Seen, Server, longhorn_node_crd, longhorn_replica_crd},
+    longhorn::{Manager, manager, rules::Settings},
+    objects,
+    server::{Options, Seen, Server},
 };
 
-/// Namespace of Longhorn and of the agent.
-pub const NAMESPACE: &str = "longhorn-system";
+pub use crate::cluster::NAMESPACE;
+
 /// ServiceAccount of the agent.
 pub const ACCOUNT: &str = "disk-discovery";
 /// Long enough for any machine; only a failure waits for it.
@@ -37,10 +40,9 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct LonghornCluster {
     /// The API server.
-    pub server: Server,
+    pub cluster: Cluster,
     /// Longhorn's webhook.
-    pub webhook: Arc<Webhook>,
-    policies: Arc<Policies>,
+    pub webhook: LonghornWebhook,
     /// Of the thread that the agents run in.
     runtime: Handle,
     _stop: oneshot::Sender<()>,
@@ -73,66 +75,48 @@ impl LonghornCluster {
         Self::with(&manifests(), Options::default())
     }
 
+    /// The same with the stand-in, for tests that need more of it than a real API
+    /// server offers.
+    pub fn stand_in() -> Self {
+        Self::stand_in_with(&manifests(), Options::default())
+    }
+
+    /// As [`Self::stand_in`], with these objects applied.
+    pub fn stand_in_with(objects: &[Value], options: Options) -> Self {
+        Self::on(Cluster::stand_in_for(rbac(options)), objects)
+    }
+
     /// With these objects applied.
     pub fn with(objects: &[Value], options: Options) -> Self {
-        let server = Server::start(Options {
-            rbac: true,
-            ..options
-        });
-        let webhook = Arc::new(Webhook::default());
-        let policies = Arc::new(Policies::new(objects).expect("policies"));
+        Self::on(Cluster::start(rbac(options)), objects)
+    }
+
+    fn on(cluster: Cluster, objects: &[Value]) -> Self {
+        let webhook = cluster.longhorn(Settings::default());
+        cluster.apply(objects);
         let (stop, stopped) = oneshot::channel::<()>();
-        let runtime = agents(stopped);
-        let cluster = Self {
-            server,
+        Self {
+            cluster,
             webhook,
-            policies,
-            runtime,
+            runtime: agents(stopped),
             _stop: stop,
-        };
-        cluster.also_ask(Vec::new());
-        let namespace =
-            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-        cluster.put("", "namespaces", "", &namespace);
-        for crd in [longhorn_node_crd(), longhorn_replica_crd()] {
-            cluster.put(
-                "apiextensions.k8s.io",
-                "customresourcedefinitions",
-                "",
-                &crd,
-            );
         }
-        for object in objects {
-            cluster.apply(object);
-        }
-        cluster
+    }
+
+    /// The stand-in, with its moods and its store.
+    ///
+    /// # Panics
+    ///
+    /// When the API server is a real one: see [`Self::stand_in`].
+    pub fn server(&self) -> &Server {
+        let server = self.cluster.stand_in();
+        server.expect("a test of the stand-in begins with LonghornCluster::stand_in()")
     }
 
     /// Who is asked before anything is stored, besides the admission policies and
-    /// Longhorn's webhook.
+    /// Longhorn's webhook. Only the stand-in can do that.
     pub fn also_ask(&self, more: Vec<Arc<dyn Admission>>) {
-        let mut all: Vec<Arc<dyn Admission>> = vec![Arc::clone(&self.policies) as _];
-        all.extend(more);
-        all.push(Arc::clone(&self.webhook) as _);
-        self.server.set_admission(Arc::new(Chain(all)));
-    }
-
-    fn put(&self, group: &str, plural: &str, namespace: &str, object: &Value) {
-        let name = object["metadata"]["name"].as_str().expect("a name");
-        let store = self.server.store();
-        store.put(group, plural, namespace, name, object.clone());
-    }
-
-    fn apply(&self, object: &Value) {
-        let api = object["apiVersion"].as_str().expect("an apiVersion");
-        let group = api.rsplit_once('/').map_or("", |(group, _)| group);
-        let kind = object["kind"].as_str().expect("a kind");
-        let plural = match kind {
-            "ValidatingAdmissionPolicy" => "validatingadmissionpolicies".to_owned(),
-            kind => format!("{}s", kind.to_lowercase()),
-        };
-        let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
-        self.put(group, &plural, namespace, object);
+        self.cluster.also_ask(&self.webhook, more);
     }
 
     /// Longhorn's manager on the nodes of these hosts, in a hurry.
@@ -146,17 +130,20 @@ impl LonghornCluster {
         for host in hosts {
             options = options.node(host.node(), host.root());
         }
-        let config = self.server.config(&self.server.admin_token());
-        Manager::start(config, options)
+        Manager::start(self.cluster.admin().config(), options)
     }
 
     /// How an agent on a node gets to the API server.
     pub fn way(&self, node: &str) -> Way {
         let lives = Duration::from_hours(1);
-        let token = self
-            .server
-            .service_account_token(NAMESPACE, ACCOUNT, Some(node), lives);
-        Way(Arc::new(Mutex::new(self.server.config(&token))))
+        let token = match self.cluster.stand_in() {
+            // Without a pod and its node, which not every test has.
+            Some(server) => server.service_account_token(NAMESPACE, ACCOUNT, Some(node), lives),
+            None => self
+                .cluster
+                .service_account_token(NAMESPACE, ACCOUNT, Some(node)),
+        };
+        Way(Arc::new(Mutex::new(self.cluster.config(&token))))
     }
 
     /// Starts an agent on a host.
@@ -171,10 +158,24 @@ impl LonghornCluster {
         host.agent(options, move || way.config())
     }
 
+    /// Whether the agent finds nothing wrong. A real API server that is too old to
+    /// keep it to its node is no fault of anybody here.
+    pub fn is_clean(&self, agent: &Agent) -> bool {
+        let confines = self.cluster.is_since(POLICIES);
+        let status = agent.status.borrow();
+        status
+            .findings
+            .iter()
+            .all(|found| found.kind == Kind::NotConfined && !confines)
+    }
+
     /// A Longhorn Node as it is stored; null where there is none.
     pub fn node(&self, name: &str) -> Value {
-        let store = self.server.store();
-        let node = store.get("longhorn.io", "nodes", NAMESPACE, name);
+        let Some(server) = self.cluster.stand_in() else {
+            return self.get(&longhorn_node(name));
+        };
+        // In any mood.
+        let node = server.store().get("longhorn.io", "nodes", NAMESPACE, name);
         node.unwrap_or(Value::Null)
     }
 
@@ -195,8 +196,8 @@ impl LonghornCluster {
     ///
     /// What the API server answers.
     pub fn try_patch(&self, node: &str, patch: &Value) -> Result<(), kube::Error> {
-        let endpoint = self.server.endpoint(&self.server.admin_token());
-        let path = format!("/apis/longhorn.io/v1beta2/namespaces/{NAMESPACE}/nodes/{node}");
+        let endpoint = self.cluster.admin();
+        let path = longhorn_node(node);
         self.runtime.block_on(async {
             let request = axum::http::Request::patch(path)
                 .header("content-type", "application/merge-patch+json")
@@ -207,10 +208,18 @@ impl LonghornCluster {
         })
     }
 
+    /// What is at a path; null where nothing is.
+    fn get(&self, path: &str) -> Value {
+        let answer = self
+            .runtime
+            .block_on(async { objects::get(&self.cluster.client(), path).await });
+        answer.unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
     /// Requests of agents since they were last forgotten.
     pub fn requests(&self) -> Vec<Seen> {
         let agent = format!("system:serviceaccount:{NAMESPACE}:{ACCOUNT}");
-        let mut seen = self.server.requests();
+        let mut seen = self.cluster.requests();
         seen.retain(|seen| seen.user == agent);
         seen
     }
@@ -218,7 +227,13 @@ impl LonghornCluster {
     /// Reasons and notes of all Events, in the order in which they came.
     pub fn events(&self) -> Vec<(String, String)> {
         let of = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
-        let mut events = self.server.store().list("events.k8s.io", "events");
+        let mut events = match self.cluster.stand_in() {
+            Some(server) => server.store().list("events.k8s.io", "events"),
+            None => match self.get("/apis/events.k8s.io/v1/events")["items"].take() {
+                Value::Array(events) => events,
+                other => panic!("no list of events: {other}"),
+            },
+        };
         events.sort_by_key(|event| of(event, "eventTime"));
         events
             .iter()
@@ -231,6 +246,17 @@ impl LonghornCluster {
         let events = self.events();
         events.iter().filter(|(told, _)| told == reason).count()
     }
+}
+
+fn rbac(options: Options) -> Options {
+    Options {
+        rbac: true,
+        ..options
+    }
+}
+
+fn longhorn_node(name: &str) -> String {
+    format!("/apis/longhorn.io/v1beta2/namespaces/{NAMESPACE}/nodes/{name}")
 }
 
 /// A thread for agents, which ends with whatever runs in it.

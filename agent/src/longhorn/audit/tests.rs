@@ -56,6 +56,16 @@ fn a_file_is_missed_only_on_a_disk_that_is_registered() {
 }
 
 #[test]
+fn a_file_without_a_uuid_is_told_before_the_disk_is_registered() {
+    let scene = Scene::with([disk("sdb1")]).saying("sdb1", LonghornDisk::Nameless);
+    let told = ("sdb1".to_owned(), Kind::ConfigWithoutUuid);
+    assert_eq!(
+        kinds(&scene, &node(json!({}), json!({}), json!({}))),
+        [told]
+    );
+}
+
+#[test]
 fn a_registered_disk_is_missing_without_its_mount_and_without_its_device() {
     let missing = |disk: &str| (disk.to_owned(), Kind::DiskMissing);
     let unmounted = OurDisk {

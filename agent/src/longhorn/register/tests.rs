@@ -149,6 +149,40 @@ fn only_a_disk_that_is_mounted_and_well_is_registered() {
 }
 
 #[test]
+fn a_disk_whose_file_names_no_disk_or_cannot_be_read_is_not_given_to_longhorn() {
+    let node = node(json!({}), json!({}), json!({}));
+    let nameless = Scene::with([disk("sda1")]).saying("sda1", LonghornDisk::Nameless);
+    assert!(wanted(&nameless, &node, &terms()).disks.is_empty());
+    let mut unread = Scene::with([disk("sda1")]);
+    let said = unread.said.get_mut(&name("sda1")).expect("said");
+    said.config = crate::fact::Fact::unreadable("sda1", "the disk does not answer");
+    assert!(wanted(&unread, &node, &terms()).disks.is_empty());
+    let mut hanging = Scene::with([disk("sda1")]);
+    hanging.said.clear();
+    assert!(wanted(&hanging, &node, &terms()).disks.is_empty());
+    let back = LonghornDisk::Named {
+        uuid: "u".to_owned(),
+        name: None,
+    };
+    let adopted = Scene::with([disk("sda1")]).saying("sda1", back);
+    assert_eq!(wanted(&adopted, &node, &terms()).added.len(), 1);
+}
+
+#[test]
+fn a_stopped_disk_that_is_asked_to_leave_and_stays_is_switched_on_when_it_is_back() {
+    let registered = node(
+        json!({"sdb1": entry("sdb1")}),
+        json!({}),
+        json!({PATHS: "/mnt/longhorn/sdb1", STOPPED: "sdb1"}),
+    );
+    let mut scene = Scene::default();
+    scene.known.insert(name("sdb1"));
+    scene.released.insert(name("sdb1"));
+    let change = wanted(&scene, &registered, &stopping());
+    assert!(!change.annotations.contains_key(STOPPED), "{change:?}");
+}
+
+#[test]
 fn tags_say_what_a_disk_is_where_that_is_known() {
     let of = |transport, rotational| {
         tags(&OurDisk {
@@ -182,11 +216,12 @@ fn a_part_is_reserved_of_what_the_filesystem_has() {
         ..terms()
     };
     let node = node(json!({}), json!({}), json!({}));
-    let unread = Scene::with([disk("sda1")]);
+    let mut unread = Scene::with([disk("sda1")]);
+    let said = unread.said.get_mut(&name("sda1")).expect("said");
+    said.capacity = crate::fact::Fact::unreadable("sda1", "I/O error");
     // Not read yet: it is registered when it is.
     assert!(wanted(&unread, &node, &part).disks.is_empty());
-    let read = Scene::with([disk("sda1")])
-        .saying("sda1", crate::observe::longhorn_disk::LonghornDisk::None);
+    let read = Scene::with([disk("sda1")]).saying("sda1", LonghornDisk::None);
     let change = wanted(&read, &node, &part);
     assert_eq!(change.disks["sda1"]["storageReserved"], json!(50_000));
 }

@@ -50,26 +50,34 @@ impl StandingOrder {
         !self.on || self.says.as_ref() == Some(&default_disks::wanted(facts))
     }
 
-    /// Makes it so.
-    pub(super) async fn keep(&mut self, api: &mut Connection, facts: &Facts<'_>, now: Instant) {
+    /// Makes it so. Whether that was news: a disk may be removed then.
+    pub(super) async fn keep(
+        &mut self,
+        api: &mut Connection,
+        facts: &Facts<'_>,
+        now: Instant,
+    ) -> bool {
         if !self.on || !facts.complete {
-            return;
+            return false;
         }
         let wanted = default_disks::wanted(facts);
         let soon = self.again.is_some_and(|again| now < again);
         if soon && (self.says.is_none() || self.says.as_ref() == Some(&wanted)) {
-            return;
+            return false;
         }
         match make(api, wanted.as_deref()).await {
             Ok(finding) => {
                 self.finding = finding;
+                let news = self.says.as_ref() != Some(&wanted);
                 self.says = Some(wanted);
                 self.again = Some(now + AGAIN / self.hurry);
+                news
             }
             Err(failure) => {
                 tracing::warn!(?failure, "the Kubernetes Node is not kept");
                 self.says = None;
                 self.again = Some(now + PAUSE / self.hurry);
+                false
             }
         }
     }

@@ -235,7 +235,6 @@ fn what_is_no_disk_of_ours_is_refused_and_nothing_is_kept_of_it() {
     for (wish, disk, words) in [
         (Wish::Release, "sdc1", "not finished"),
         (Wish::Release, "sdd1", "no disk sdd1"),
-        (Wish::Release, "away", "not attached"),
         (Wish::Cancel, "sdd1", "no disk sdd1"),
     ] {
         bench.ask(wish, disk);
@@ -255,6 +254,52 @@ fn what_is_no_disk_of_ours_is_refused_and_nothing_is_kept_of_it() {
     }
     let standing = ledger.standing().known().expect("readable").clone();
     assert!(standing.releases.is_empty());
+}
+
+#[test]
+fn a_disk_that_fails_or_is_away_is_released_by_what_the_ledger_has_of_it() {
+    for verdict in [Some(Reason::ProbeFailed), Some(Reason::NotAnswering), None] {
+        let mut bench = Bench::new(View::Off);
+        let uuid = bench.claim.partition_guid;
+        let ledger = bench.reconciler.around.state.ledger.clone();
+        ledger.keep(uuid, &name("sdb1")).expect("mounted before");
+        bench.reconciler.verdicts.clear();
+        if let Some(reason) = verdict {
+            let refused = Verdict::Refused(reason.into());
+            bench.reconciler.verdicts.insert("sdb".to_owned(), refused);
+        }
+        bench.ask(Wish::Release, "sdb1");
+        bench.serve();
+        assert_eq!(bench.phase(), Some(ReleasePhase::Left), "{verdict:?}");
+    }
+}
+
+#[test]
+fn what_somebody_mounts_again_each_time_is_unmounted_ever_more_seldom() {
+    let mut bench = Bench::new(View::Off);
+    let mounted = Released {
+        mounted: Some("8:17".parse().expect("a number")),
+        ..Released::default()
+    };
+    let released = BTreeMap::from([(name("sdb1"), mounted)]);
+    let releasing = &mut bench.reconciler.releasing;
+    assert!(releasing.may_unmount(&name("sdb1"), Instant::now()));
+    let mut last = Duration::ZERO;
+    for times in 0..4 {
+        let now = Instant::now();
+        bench.reconciler.releasing.unmounted(&name("sdb1"), None);
+        assert!(!bench.reconciler.releasing.may_unmount(&name("sdb1"), now));
+        let again = bench.reconciler.unmount_released(&released);
+        let pause = again.expect("a moment") - now;
+        assert!(times % 2 == 1 || pause > last, "{pause:?} after {last:?}");
+        if times % 2 == 0 {
+            last = pause;
+        }
+        assert!(bench.reconciler.releasing.unmounting.is_empty());
+    }
+    // Nobody is woken for what stays unmounted.
+    let gone = BTreeMap::from([(name("sdb1"), Released::default())]);
+    assert_eq!(bench.reconciler.unmount_released(&gone), None);
 }
 
 #[test]

@@ -68,14 +68,10 @@ impl Cluster {
         self.namespaces(&[NAMESPACE]);
         self.define(&[longhorn_node_crd(), longhorn_replica_crd()]);
         match &self.side {
-            Side::StandIn { server, policies } => {
-                let webhook = Arc::new(Webhook::new(settings));
-                // As in the real one: webhooks change first, and of those that
-                // may refuse, policies come before webhooks.
-                let chain: Vec<Arc<dyn Admission>> =
-                    vec![Arc::clone(policies) as _, Arc::clone(&webhook) as _];
-                server.set_admission(Arc::new(Chain(chain)));
-                LonghornWebhook(Place::Inside(webhook))
+            Side::StandIn { .. } => {
+                let webhook = LonghornWebhook(Place::Inside(Arc::new(Webhook::new(settings))));
+                self.also_ask(&webhook, Vec::new());
+                webhook
             }
             Side::Real(_) => {
                 let server = WebhookServer::start(settings);
@@ -85,6 +81,27 @@ impl Cluster {
                 LonghornWebhook(Place::Outside(server))
             }
         }
+    }
+}
+
+impl Cluster {
+    /// Who is asked besides before anything is stored. Only the stand-in can do
+    /// that.
+    ///
+    /// # Panics
+    ///
+    /// When the API server is a real one.
+    pub fn also_ask(&self, webhook: &LonghornWebhook, more: Vec<Arc<dyn Admission>>) {
+        let (Side::StandIn { server, policies }, Place::Inside(webhook)) = (&self.side, &webhook.0)
+        else {
+            panic!("a real API server asks nobody but Longhorn");
+        };
+        // As in the real one: webhooks change first, and of those that may refuse,
+        // policies come before webhooks.
+        let mut all: Vec<Arc<dyn Admission>> = vec![Arc::clone(policies) as _];
+        all.extend(more);
+        all.push(Arc::clone(webhook) as _);
+        server.set_admission(Arc::new(Chain(all)));
     }
 }
 

@@ -111,7 +111,7 @@ fn shown(requests: &[Seen]) -> String {
 
 #[test]
 fn joining_and_a_new_disk_cost_no_more_than_they_may() {
-    let cluster = LonghornCluster::new();
+    let cluster = LonghornCluster::stand_in();
     let hosts = hosts();
     let manager = cluster.manager(&hosts.each_ref());
     until("the nodes are there", || {
@@ -140,7 +140,7 @@ fn joining_and_a_new_disk_cost_no_more_than_they_may() {
     });
     manager.pause();
     have_heard(&cluster, &agents, "not now");
-    cluster.server.forget_requests();
+    cluster.server().forget_requests();
     for host in &hosts {
         host.provision("sdd1");
     }
@@ -162,7 +162,7 @@ fn at_rest_nothing_is_written_and_no_more_than_one_request_a_minute_is_made() {
         watch_timeout_cap: ENDS,
         ..Options::default()
     };
-    let cluster = LonghornCluster::with(&manifests(), options);
+    let cluster = LonghornCluster::stand_in_with(&manifests(), options);
     let hosts = hosts();
     let _manager = cluster.manager(&hosts.each_ref());
     // Whatever an agent puts off, comes soon.
@@ -179,7 +179,7 @@ fn at_rest_nothing_is_written_and_no_more_than_one_request_a_minute_is_made() {
     have_heard(&cluster, &agents, "not now");
     let all = || by_node(cluster.requests());
     let (before, since) = (all(), Instant::now());
-    let store = cluster.server.store();
+    let store = cluster.server().store();
     let watches = |requests: &[Seen]| requests.iter().filter(|seen| seen.verb == "watch").count();
     let mut rounds: i64 = 0;
     // Until every watch was renewed at least once.
@@ -291,9 +291,9 @@ fn every_right_is_used_and_none_is_missing() {
     for file in ["clusterrole", "clusterrolebinding"] {
         objects.extend(manifest(&format!("default-disks/{file}.yaml")));
     }
-    let cluster = LonghornCluster::with(&objects, Options::default());
+    let cluster = LonghornCluster::stand_in_with(&objects, Options::default());
     cluster.also_ask(vec![Arc::new(Faster {
-        store: cluster.server.store(),
+        store: cluster.server().store(),
         was: AtomicBool::new(false),
     })]);
     let host = SimulatedHost::new("k3s2");
@@ -317,7 +317,7 @@ fn every_right_is_used_and_none_is_missing() {
         "{}",
         shown(&requests)
     );
-    let store = cluster.server.store();
+    let store = cluster.server().store();
     let ordered = |disk: &str| {
         let node = store.get("", "nodes", "", "k3s2").expect("a node");
         let order = &node["metadata"]["annotations"]["node.longhorn.io/default-disks-config"];
@@ -352,7 +352,7 @@ fn every_right_is_used_and_none_is_missing() {
         thread::sleep(Duration::from_millis(50));
         cluster.entry("k3s2", "sdb1").is_null() && !ordered("sdb1")
     });
-    cluster.server.compact();
+    cluster.server().compact();
     let again = |seen: &Seen| seen.verb == "list" && seen.resource == "nodes";
     until("the watch begins anew", || {
         cluster.requests().iter().filter(|seen| again(seen)).count() >= 2

@@ -71,7 +71,7 @@ fn a_mounted_disk_becomes_storage_without_a_person() {
     until("it is told", || {
         cluster.told("DiskProvisioned") == 1 && cluster.told("DiskAdopted") == 1
     });
-    assert!(agent.status.borrow().findings.is_empty());
+    assert!(cluster.is_clean(&agent));
     let summary = annotation(&cluster, "k3s2", "disk-discovery/summary");
     let summary: Value = serde_json::from_str(summary.as_str().expect("a line")).expect("JSON");
     assert_eq!(
@@ -276,7 +276,7 @@ impl Admission for Rejects {
 
 #[test]
 fn a_disk_that_the_webhook_rejects_is_shown_and_holds_up_no_other() {
-    let cluster = LonghornCluster::new();
+    let cluster = LonghornCluster::stand_in();
     cluster.also_ask(vec![Arc::new(Rejects("sdb1"))]);
     let host = SimulatedHost::new("k3s2");
     for disk in ["sda1", "sdb1", "sdc1"] {
@@ -293,7 +293,7 @@ fn a_disk_that_the_webhook_rejects_is_shown_and_holds_up_no_other() {
     until("it has settled", || {
         agent.status.borrow().state == State::Current
     });
-    cluster.server.forget_requests();
+    cluster.cluster.forget_requests();
     for _ in 0..50 {
         host.round();
         std::thread::sleep(Duration::from_millis(10));
@@ -312,7 +312,7 @@ fn a_disk_that_the_webhook_rejects_is_shown_and_holds_up_no_other() {
 
 #[test]
 fn a_node_whose_manifest_has_no_name_is_told_and_goes_on_when_it_is_mended() {
-    let cluster = LonghornCluster::new();
+    let cluster = LonghornCluster::stand_in();
     let host = SimulatedHost::new("k3s2");
     host.provision("sdb1");
     // As a manifest in Git has it: Longhorn then takes no change at all.
@@ -321,7 +321,7 @@ fn a_node_whose_manifest_has_no_name_is_told_and_goes_on_when_it_is_mended() {
         "metadata": {"name": "k3s2", "namespace": "longhorn-system"},
         "spec": {"disks": {}},
     });
-    let store = cluster.server.store();
+    let store = cluster.server().store();
     store.put("longhorn.io", "nodes", "longhorn-system", "k3s2", node);
     let agent = cluster.agent(&host, &hurried());
     until("it is told", || is_told(&agent, Kind::RegistrationRejected));
@@ -333,9 +333,7 @@ fn a_node_whose_manifest_has_no_name_is_told_and_goes_on_when_it_is_mended() {
         &json!({"spec": {"name": "k3s2", "allowScheduling": true}}),
     );
     until("it is registered", || ready(&cluster, "k3s2", "sdb1"));
-    until("nothing is wrong", || {
-        agent.status.borrow().findings.is_empty()
-    });
+    until("nothing is wrong", || cluster.is_clean(&agent));
 }
 
 #[test]

@@ -144,7 +144,8 @@ pub async fn send(
 /// The code and the body; a body that is no JSON comes as a text.
 pub async fn read(response: Response<Body>) -> (u16, Value) {
     let code = response.status().as_u16();
-    let body = response.into_body().collect_bytes().await.expect("a body");
+    let body = tokio::time::timeout(PATIENCE, response.into_body().collect_bytes()).await;
+    let body = body.expect("an end of the body").expect("a body");
     let body = serde_json::from_slice(&body)
         .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).into_owned()));
     (code, body)

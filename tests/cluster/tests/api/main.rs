@@ -9,8 +9,10 @@
 )]
 
 mod agent_costs;
+mod agent_default_disks;
 mod agent_endures;
 mod agent_registers;
+mod agent_releases;
 mod ask;
 mod cluster;
 mod longhorn_manager;

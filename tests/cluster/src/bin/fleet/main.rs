@@ -77,7 +77,7 @@ fn main() -> Result<ExitCode> {
     println!(
         "fleet: {agents} agents with 2 disks each, one API server with TLS, roles, admission policy and Longhorn's webhook"
     );
-    let cluster = LonghornCluster::with(
+    let cluster = LonghornCluster::stand_in_with(
         &manifests(),
         Options {
             tls: true,
@@ -97,7 +97,7 @@ fn main() -> Result<ExitCode> {
         .collect();
     let nodes = hosts.iter();
     let nodes = nodes.map(|host| (host.node().to_owned(), host.root().to_owned()));
-    let _longhorn = Longhorn::start(cluster.server.store(), nodes.collect());
+    let _longhorn = Longhorn::start(cluster.server().store(), nodes.collect());
     let mut fleet = Fleet {
         agents: Vec::new(),
         cluster,
@@ -204,7 +204,7 @@ impl Fleet {
     fn pass(&mut self, time: Duration) {
         let end = Instant::now() + time;
         loop {
-            self.peak.note(self.cluster.server.count());
+            self.peak.note(self.cluster.server().count());
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
@@ -216,7 +216,7 @@ impl Fleet {
     /// Requests since the last phase, each as many times.
     fn phase(&mut self, name: &'static str, times: f64) -> Phase {
         let seen = self.cluster.requests();
-        self.cluster.server.forget_requests();
+        self.cluster.server().forget_requests();
         self.peak.most = 0;
         let nodes = self.hosts.iter().map(|host| host.node().to_owned());
         Phase::new(name, nodes.collect(), &seen, times)

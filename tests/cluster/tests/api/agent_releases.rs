@@ -1,0 +1,295 @@
+//! How a disk leaves Longhorn, and comes back when that is called off.
+
+use cluster_fixtures::{
+    host::{Agent, AgentOptions, SimulatedHost},
+    longhorn::Manager,
+    longhorn_cluster::{LonghornCluster, until},
+};
+use disk_discovery::{
+    config::OnMissing, ledger::ReleasePhase, longhorn::status::State, releases::Told,
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// A host with two disks that are registered, and ready.
+struct Scene {
+    cluster: LonghornCluster,
+    host: SimulatedHost,
+    manager: Manager,
+    agent: Agent,
+    uuid: Uuid,
+}
+
+fn options() -> AgentOptions {
+    AgentOptions {
+        hurry: 50,
+        ..AgentOptions::default()
+    }
+}
+
+fn is_ready(node: &Value, disk: &str) -> bool {
+    let conditions = node["status"]["diskStatus"][disk]["conditions"].as_array();
+    conditions.is_some_and(|all| {
+        all.iter()
+            .any(|one| one["type"] == "Ready" && one["status"] == "True")
+    })
+}
+
+impl Scene {
+    fn new(options: &AgentOptions) -> Self {
+        let cluster = LonghornCluster::new();
+        let host = SimulatedHost::new("k3s2");
+        host.provision("sdb1");
+        host.provision("sdc1");
+        let manager = cluster.manager(&[&host]);
+        let agent = cluster.agent(&host, options);
+        until("both are ready", || {
+            let node = cluster.node("k3s2");
+            is_ready(&node, "sdb1") && is_ready(&node, "sdc1")
+        });
+        let uuid = host.uuid("sdb1");
+        Self {
+            cluster,
+            host,
+            manager,
+            agent,
+            uuid,
+        }
+    }
+
+    /// A person asks for it, and the loop looks.
+    fn release(&self) {
+        let name = "sdb1".parse().expect("a name");
+        self.host.ledger().release(self.uuid, &name).expect("kept");
+        self.host.round();
+    }
+
+    fn phase(&self) -> Option<ReleasePhase> {
+        let standing = self.host.ledger().standing();
+        let releases = &standing.known().expect("readable").releases;
+        releases
+            .get(&self.uuid)
+            .map(|release| release.phase.clone())
+    }
+
+    fn entry(&self) -> Value {
+        self.cluster.entry("k3s2", "sdb1")
+    }
+
+    fn told(&self) -> Vec<Told> {
+        let told = self.agent.told.lock().expect("told");
+        told.iter().map(|(_, told)| told.clone()).collect()
+    }
+}
+
+#[test]
+fn a_disk_that_is_released_leaves_when_its_replicas_have_and_stays_away() {
+    let scene = Scene::new(&options());
+    for _ in 0..3 {
+        scene
+            .manager
+            .place_replica("k3s2", "sdb1", 1 << 30)
+            .expect("placed");
+    }
+    scene.release();
+    until("it has left", || scene.phase() == Some(ReleasePhase::Left));
+    assert!(scene.entry().is_null());
+    assert_eq!(
+        scene.manager.replicas("k3s2").expect("listed"),
+        Vec::<String>::new()
+    );
+    let paths =
+        scene.cluster.node("k3s2")["metadata"]["annotations"]["node.longhorn.io/paths"].clone();
+    assert_eq!(paths, "/mnt/longhorn/sdc1");
+    let progress = |told: &Told| matches!(told, Told::Progress(words) if words.contains("replica"));
+    assert!(scene.told().iter().any(progress), "{:?}", scene.told());
+    // Another round, another agent: it is not registered again.
+    drop(scene.agent);
+    let agent = scene.cluster.agent(&scene.host, &options());
+    for _ in 0..50 {
+        scene.host.round();
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    until("all is current", || {
+        agent.status.borrow().state == State::Current
+    });
+    assert!(scene.cluster.entry("k3s2", "sdb1").is_null());
+    // What is on the disk is still there.
+    assert!(scene.host.path("sdb1").join("longhorn-disk.cfg").exists());
+}
+
+#[test]
+fn a_disk_that_is_not_ready_is_not_released_and_nothing_is_changed() {
+    let scene = Scene::new(&options());
+    scene
+        .manager
+        .place_replica("k3s2", "sdb1", 1 << 30)
+        .expect("placed");
+    scene.manager.set_node_down("k3s2", true);
+    until("it is not ready", || {
+        !is_ready(&scene.cluster.node("k3s2"), "sdb1")
+    });
+    let before = scene.entry();
+    scene.release();
+    until("it is refused", || {
+        scene
+            .told()
+            .iter()
+            .any(|told| matches!(told, Told::Refused(_)))
+    });
+    assert_eq!(scene.phase(), None);
+    assert_eq!(scene.entry(), before);
+}
+
+#[test]
+fn a_disk_that_stops_being_ready_on_its_way_is_not_removed() {
+    let scene = Scene::new(&options());
+    scene.manager.evictions_hang(true);
+    scene
+        .manager
+        .place_replica("k3s2", "sdb1", 1 << 30)
+        .expect("placed");
+    scene.release();
+    until("it is evicted", || {
+        scene.entry()["evictionRequested"] == true
+    });
+    // Longhorn says 0 of what is scheduled there now, and would let it go.
+    let file = scene.host.path("sdb1").join("longhorn-disk.cfg");
+    let whole = std::fs::read(&file).expect("a file");
+    std::fs::write(&file, "{").expect("written");
+    until("Longhorn says that nothing is there", || {
+        scene.cluster.node("k3s2")["status"]["diskStatus"]["sdb1"]["storageScheduled"] == 0
+    });
+    for _ in 0..50 {
+        scene.host.round();
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(!scene.entry().is_null());
+    std::fs::write(&file, whole).expect("written");
+    scene.manager.evictions_hang(false);
+    until("it has left", || scene.phase() == Some(ReleasePhase::Left));
+    assert_eq!(
+        scene.manager.replicas("k3s2").expect("listed"),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn replicas_that_the_status_does_not_show_keep_a_disk() {
+    let scene = Scene::new(&options());
+    let uuid = scene.cluster.node("k3s2")["status"]["diskStatus"]["sdb1"]["diskUUID"].clone();
+    // A replica of another node's manager's doing, which the status does not
+    // count: only its label says where it is.
+    let replica = json!({
+        "apiVersion": "longhorn.io/v1beta2", "kind": "Replica",
+        "metadata": {"name": "hidden-r-1", "labels": {"longhorndiskuuid": uuid}},
+        "spec": {},
+    });
+    scene.manager.pause();
+    scene.cluster.server().store().put(
+        "longhorn.io",
+        "replicas",
+        "longhorn-system",
+        "hidden-r-1",
+        replica,
+    );
+    scene.release();
+    until("its replicas were counted", || {
+        scene.host.round();
+        let requests = scene.cluster.requests();
+        requests
+            .iter()
+            .any(|seen| seen.resource == "replicas" && seen.verb == "list")
+    });
+    assert!(!scene.entry().is_null());
+    scene.cluster.server().store().delete(
+        "longhorn.io",
+        "replicas",
+        "longhorn-system",
+        "hidden-r-1",
+    );
+    scene.manager.resume();
+    until("it has left", || {
+        scene.host.round();
+        scene.phase() == Some(ReleasePhase::Left)
+    });
+}
+
+#[test]
+fn a_release_that_is_called_off_leaves_the_disk_as_people_had_it() {
+    for schedulable in [true, false] {
+        let scene = Scene::new(&options());
+        let theirs = json!({"allowScheduling": schedulable, "tags": ["theirs"]});
+        scene
+            .cluster
+            .patch("k3s2", &json!({"spec": {"disks": {"sdb1": theirs}}}));
+        let before = scene.entry();
+        scene.manager.evictions_hang(true);
+        scene
+            .manager
+            .place_replica("k3s2", "sdb1", 1 << 30)
+            .expect("placed");
+        scene.release();
+        until("it is evicted", || {
+            scene.entry()["evictionRequested"] == true
+        });
+        scene.host.ledger().call_off(scene.uuid).expect("kept");
+        scene.host.round();
+        until("it is as before", || scene.entry() == before);
+        until("it is forgotten", || scene.phase().is_none());
+        until("it is told", || scene.told().contains(&Told::InUse));
+    }
+}
+
+#[test]
+fn a_release_goes_on_after_a_restart_of_the_agent_and_an_outage() {
+    let scene = Scene::new(&options());
+    scene.manager.evictions_hang(true);
+    scene
+        .manager
+        .place_replica("k3s2", "sdb1", 1 << 30)
+        .expect("placed");
+    scene.release();
+    until("it is evicted", || {
+        scene.entry()["evictionRequested"] == true
+    });
+    let Scene {
+        cluster,
+        host,
+        manager,
+        agent,
+        uuid,
+    } = scene;
+    drop(agent);
+    cluster
+        .server()
+        .mood(cluster_fixtures::server::Mood::Refusing);
+    let _agent = cluster.agent(&host, &options());
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    cluster.server().mood(cluster_fixtures::server::Mood::Well);
+    manager.evictions_hang(false);
+    until("it has left", || {
+        let standing = host.ledger().standing();
+        standing.is_known_and(|standing| standing.has_left(uuid))
+    });
+    assert!(cluster.entry("k3s2", "sdb1").is_null());
+}
+
+#[test]
+fn a_disk_that_leaves_is_neither_missed_nor_rescheduled() {
+    let stopping = AgentOptions {
+        on_missing: OnMissing::StopScheduling,
+        ..options()
+    };
+    let scene = Scene::new(&stopping);
+    scene.release();
+    until("it has left", || scene.phase() == Some(ReleasePhase::Left));
+    scene.host.pull("sdb1");
+    for _ in 0..100 {
+        scene.host.round();
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert_eq!(scene.cluster.told("DiskMissing"), 0);
+    let findings = scene.agent.status.borrow().findings.clone();
+    assert_eq!(findings, []);
+}
