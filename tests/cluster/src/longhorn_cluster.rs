@@ -229,10 +229,10 @@ impl LonghornCluster {
         let of = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
         let mut events = match self.cluster.stand_in() {
             Some(server) => server.store().list("events.k8s.io", "events"),
-            None => match self.get("/apis/events.k8s.io/v1/events")["items"].take() {
-                Value::Array(events) => events,
-                other => panic!("no list of events: {other}"),
-            },
+            None => {
+                let mut list = self.get("/apis/events.k8s.io/v1/events");
+                serde_json::from_value(list["items"].take()).expect("a list of events")
+            }
         };
         events.sort_by_key(|event| of(event, "eventTime"));
         events
