@@ -16,6 +16,8 @@ pub struct Phase {
     /// By what is asked for; a figure for each agent.
     requests: BTreeMap<String, Vec<f64>>,
     agents: usize,
+    /// The most requests of all agents within a second.
+    pub peak: usize,
 }
 
 /// Smallest, middle and largest.
@@ -28,7 +30,13 @@ struct Spread {
 impl Phase {
     /// `times` is how often each request stands for itself. Requests of nobody in
     /// the fleet are not counted.
-    pub fn new(name: &'static str, nodes: Vec<String>, seen: &[Seen], times: f64) -> Self {
+    pub fn new(
+        name: &'static str,
+        nodes: Vec<String>,
+        seen: &[Seen],
+        times: f64,
+        peak: usize,
+    ) -> Self {
         let agents = nodes.len();
         let places: BTreeMap<String, usize> = nodes.into_iter().zip(0..).collect();
         let mut requests = BTreeMap::<String, Vec<f64>>::new();
@@ -44,6 +52,7 @@ impl Phase {
             name,
             requests,
             agents,
+            peak,
         }
     }
 

@@ -63,8 +63,9 @@ struct Arguments {
 
 /// All of it.
 struct Fleet {
-    // Before the server: they end first.
+    // They end in this order: nobody writes where nothing is any more.
     agents: Vec<Agent>,
+    _longhorn: Longhorn,
     cluster: LonghornCluster,
     hosts: Vec<SimulatedHost>,
     peak: Peak,
@@ -97,9 +98,10 @@ fn main() -> Result<ExitCode> {
         .collect();
     let nodes = hosts.iter();
     let nodes = nodes.map(|host| (host.node().to_owned(), host.root().to_owned()));
-    let _longhorn = Longhorn::start(cluster.server().store(), nodes.collect());
+    let longhorn = Longhorn::start(cluster.server().store(), nodes.collect());
     let mut fleet = Fleet {
         agents: Vec::new(),
+        _longhorn: longhorn,
         cluster,
         hosts,
         peak: Peak::default(),
@@ -115,7 +117,6 @@ fn main() -> Result<ExitCode> {
     })?;
     let joined = began.elapsed().as_secs_f64();
     let join_time = thread_time("api-server")? - server;
-    let join_peak = fleet.peak.most;
     fleet.wait_until_looked_at(&["sdb1", "sdc1"])?;
     let join = fleet.phase("join", 1.0);
 
@@ -137,8 +138,8 @@ fn main() -> Result<ExitCode> {
     }
     println!("steady hour is {steady} s, extrapolated");
     println!(
-        "all were current after {joined:.1} s; most requests in a second: {join_peak} until then, {} later",
-        fleet.peak.most
+        "all were current after {joined:.1} s; most requests of all in a second: {} then, {} at rest, {} for the new disks",
+        join.peak, hour.peak, new_disk.peak
     );
     println!(
         "processor time of the API server: {join_time:.1} s for joining, {rest_time:.1} s in {steady} s at rest; of the agents, in all: {:.1} s",
@@ -156,7 +157,7 @@ fn main() -> Result<ExitCode> {
     ];
     let record = json!({
         "name": "fleet", "agents": agents, "steady_seconds": steady,
-        "joined_seconds": joined, "join_peak_requests_per_second": join_peak,
+        "joined_seconds": joined, "join_peak_requests_per_second": join.peak,
         "api_server_seconds": {"join": join_time, "rest": rest_time},
         "resident_mib": at_rest, "kept": kept.iter().all(|kept| *kept),
         "phases": [join.record(), hour.record(), new_disk.record()],
@@ -217,9 +218,9 @@ impl Fleet {
     fn phase(&mut self, name: &'static str, times: f64) -> Phase {
         let seen = self.cluster.requests();
         self.cluster.server().forget_requests();
-        self.peak.most = 0;
         let nodes = self.hosts.iter().map(|host| host.node().to_owned());
-        Phase::new(name, nodes.collect(), &seen, times)
+        let peak = std::mem::take(&mut self.peak.most);
+        Phase::new(name, nodes.collect(), &seen, times, peak)
     }
 }
 
