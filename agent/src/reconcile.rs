@@ -417,7 +417,11 @@ impl Reconciler {
         let heard = match &*self.longhorn.borrow() {
             View::Present { frozen, .. } => frozen.clone(),
             View::Connecting => return false,
-            View::Absent | View::Off | View::Unreachable { .. } | View::NotInstalled => {
+            View::Absent
+            | View::Off
+            | View::Unreachable { .. }
+            | View::Forbidden { .. }
+            | View::NotInstalled => {
                 return true;
             }
         };

@@ -852,6 +852,9 @@ fn a_mount_and_a_partition_are_found_by_their_device_numbers() {
     tree.disk(VIRTIO, "vdb", 254, 16);
     let root = "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw";
     tree.partition("vdb", 1, 254, 17);
+    // It may be a disk of ours, and its node cannot be opened here.
+    assert_eq!(tree.reason("vdb"), Reason::ProbeFailed);
+    tree.partition("vdb", 2, 254, 18);
     assert_eq!(tree.reason("vdb"), Reason::Partitioned);
     tree.mounts(&[
         root,
@@ -874,6 +877,7 @@ fn a_root_on_device_mapper_is_resolved_to_its_disk() {
     tree.mapper("dm-0", 0, &["vdb3"]);
     tree.mounts(&["22 1 253:0 / / rw - ext4 /dev/mapper/vg-root rw"]);
     assert_eq!(tree.reason("vdb"), Reason::SystemDisk);
+    tree.partition("sda", 2, 8, 2);
     assert_eq!(tree.reason("sda"), Reason::Partitioned);
 }
 

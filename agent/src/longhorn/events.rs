@@ -19,6 +19,8 @@ use k8s_openapi::{
 use kube::Resource;
 use sha2::{Digest, Sha256};
 
+use uuid::Uuid;
+
 use super::node::Node;
 use crate::text::hex;
 
@@ -26,6 +28,12 @@ use crate::text::hex;
 const BURST: u32 = 12;
 /// and one more for each time that this long has passed.
 const REFILL: Duration = Duration::from_mins(2);
+/// After a failure there is a pause, from this one
+const PAUSE: Duration = Duration::from_mins(1);
+/// to this one.
+const LONGEST: Duration = Duration::from_mins(30);
+/// What begins within this time of a start may have been told before it.
+const SETTLING: Duration = Duration::from_mins(3);
 /// What waits while the API does not answer; the oldest is dropped.
 const WAITING: usize = 64;
 /// Kubernetes takes no longer note, in bytes.
@@ -71,63 +79,77 @@ impl Notice {
 pub struct Events {
     /// What holds and was queued or told, with how to say that it is over.
     told: BTreeMap<String, Option<Notice>>,
-    queue: VecDeque<(Notice, u32)>,
+    queue: VecDeque<(Notice, String)>,
     /// How often each was told, so that a return has another name.
     times: BTreeMap<(String, &'static str), u32>,
+    /// Of this start of the agent, and until when what holds may have held
+    /// before it.
+    start: (String, Instant),
     left: u32,
     refilled: Instant,
     dropped: u64,
+    /// Not before then, after so many failures in a row.
+    pause: Option<(Instant, u32)>,
+    hurry: u32,
 }
 
 impl Events {
-    /// Nothing was told.
-    pub fn new(now: Instant) -> Self {
+    /// Nothing was told. `hurry` divides pauses: 1, but in tests.
+    pub fn new(now: Instant, hurry: u32) -> Self {
         Self {
             told: BTreeMap::new(),
             queue: VecDeque::new(),
             times: BTreeMap::new(),
+            start: (Uuid::new_v4().to_string(), now + SETTLING / hurry),
             left: BURST,
             refilled: now,
             dropped: 0,
+            pause: None,
+            hurry,
         }
     }
 
     /// Queues something that happened.
-    pub fn happened(&mut self, about: &str, notice: Notice) {
+    pub fn happened(&mut self, about: &str, notice: Notice, now: Instant) {
         let times = self
             .times
             .entry((about.to_owned(), notice.reason))
             .and_modify(|times| *times = times.saturating_add(1))
             .or_insert(0);
-        let times = *times;
+        // What was so before this start was told then, under the same name.
+        let (start, settled) = &self.start;
+        let salt = match *times {
+            0 if now < *settled => String::new(),
+            times => format!("{start} {times}"),
+        };
         if self.queue.len() >= WAITING {
             self.queue.pop_front();
             self.dropped += 1;
         }
-        self.queue.push_back((notice, times));
+        self.queue.push_back((notice, salt));
     }
 
     /// Compares what holds, by what it is about, with what was told. The second
     /// of each pair is told when it does not hold any more.
-    pub fn hold(&mut self, holding: BTreeMap<String, (Notice, Option<Notice>)>) {
+    pub fn hold(&mut self, holding: BTreeMap<String, (Notice, Option<Notice>)>, now: Instant) {
         let over: Vec<(String, Option<Notice>)> = self
             .told
             .extract_if(.., |about, _| !holding.contains_key(about))
             .collect();
         for (about, notice) in over {
             if let Some(notice) = notice {
-                self.happened(&about, notice);
+                self.happened(&about, notice, now);
             }
         }
         for (about, (notice, over)) in holding {
             if self.told.insert(about.clone(), over).is_none() {
-                self.happened(&about, notice);
+                self.happened(&about, notice, now);
             }
         }
     }
 
     /// The next one to tell, if one may be told now.
-    pub fn next(&mut self, now: Instant) -> Option<(Notice, u32)> {
+    pub fn next(&mut self, now: Instant) -> Option<(Notice, String)> {
         while self.left < BURST && now.duration_since(self.refilled) >= REFILL {
             self.left += 1;
             self.refilled += REFILL;
@@ -143,14 +165,29 @@ impl Events {
     /// When the next one may be told, if any waits.
     pub fn due(&self) -> Option<Instant> {
         let waits = !self.queue.is_empty();
-        waits.then(|| match self.left {
+        let due = waits.then(|| match self.left {
             0 => self.refilled + REFILL,
             _ => self.refilled,
-        })
+        });
+        due.map(|due| self.pause.map_or(due, |(until, _)| due.max(until)))
+    }
+
+    /// The next one could not be told: there is a pause, longer each time.
+    pub fn failed(&mut self, now: Instant) {
+        let times = self.pause.map_or(0, |(_, times)| times);
+        let factor = 1_u32.checked_shl(times.min(16)).unwrap_or(u32::MAX);
+        let pause = PAUSE.saturating_mul(factor).min(LONGEST) / self.hurry;
+        self.pause = Some((now + pause, times.saturating_add(1)));
+    }
+
+    /// The API answers again after it did not.
+    pub fn reachable(&mut self) {
+        self.pause = None;
     }
 
     /// The next one was told, or never can be.
     pub fn done(&mut self) {
+        self.pause = None;
         self.queue.pop_front();
         self.left = self.left.saturating_sub(1);
     }
@@ -161,9 +198,9 @@ impl Events {
     }
 }
 
-/// The Event for a notice about a node. `times` tells a return from what an
-/// agent that was started again would say once more.
-pub fn event(node: &Node, notice: &Notice, times: u32) -> Event {
+/// The Event for a notice about a node. `salt` tells a return from what an agent
+/// that was started again would say once more.
+pub fn event(node: &Node, notice: &Notice, salt: &str) -> Event {
     let name = node.metadata.name.clone().unwrap_or_default();
     let namespace = node.metadata.namespace.clone();
     let uid = node.metadata.uid.clone();
@@ -172,7 +209,7 @@ pub fn event(node: &Node, notice: &Notice, times: u32) -> Event {
         uid.as_deref().unwrap_or_default(),
         notice.reason,
         &notice.note,
-        &times.to_string(),
+        salt,
     ];
     for part in parts {
         said.update(part.as_bytes());
@@ -226,11 +263,12 @@ mod tests {
         (disk.to_owned(), (notice, Some(over)))
     }
 
-    fn told(events: &mut Events, now: Instant) -> Vec<(&'static str, u32)> {
+    /// Reasons, and whether each has a name of its own.
+    fn told(events: &mut Events, now: Instant) -> Vec<(&'static str, bool)> {
         std::iter::from_fn(|| {
-            let (notice, times) = events.next(now)?;
+            let (notice, salt) = events.next(now)?;
             events.done();
-            Some((notice.reason, times))
+            Some((notice.reason, !salt.is_empty()))
         })
         .collect()
     }
@@ -238,36 +276,63 @@ mod tests {
     #[test]
     fn what_lasts_is_told_once_and_what_is_over_as_well() {
         let now = Instant::now();
-        let mut events = Events::new(now);
+        let mut events = Events::new(now, 1);
         for _ in 0..1000 {
-            events.hold(BTreeMap::from([missing("sdb1")]));
+            events.hold(BTreeMap::from([missing("sdb1")]), now);
         }
-        assert_eq!(told(&mut events, now), [("DiskMissing", 0)]);
-        events.hold(BTreeMap::new());
-        events.hold(BTreeMap::from([missing("sdb1")]));
+        assert_eq!(told(&mut events, now), [("DiskMissing", false)]);
+        events.hold(BTreeMap::new(), now);
+        events.hold(BTreeMap::from([missing("sdb1")]), now);
         // Another name than the first time: the cluster would take it for the
-        // same otherwise.
+        // same otherwise. So it would after another start.
         assert_eq!(
             told(&mut events, now),
-            [("DiskReturned", 0), ("DiskMissing", 1)]
+            [("DiskReturned", false), ("DiskMissing", true)]
         );
     }
 
     #[test]
     fn what_comes_and_goes_does_not_flood_the_cluster() {
         let mut now = Instant::now();
-        let mut events = Events::new(now);
+        let mut events = Events::new(now, 1);
         let mut count = 0;
         // An hour of a disk that comes and goes each second.
         for second in 0..3600 {
             now += Duration::from_secs(1);
             let holding = [missing("sdb1")].into_iter().filter(|_| second % 2 == 0);
-            events.hold(holding.collect());
+            events.hold(holding.collect(), now);
             count += told(&mut events, now).len();
         }
         assert!((12..=12 + 31).contains(&count), "{count}");
         assert!(events.dropped() > 0);
         assert!(events.due().is_some_and(|due| due > now));
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_tried_ever_more_seldom() {
+        let mut now = Instant::now();
+        let mut events = Events::new(now, 1);
+        events.hold(BTreeMap::from([missing("sdb1")]), now);
+        let mut tried = 0;
+        for _ in 0..4 * 3600 {
+            now += Duration::from_secs(1);
+            if events.next(now).is_some() {
+                events.failed(now);
+                tried += 1;
+            }
+        }
+        assert!((8..20).contains(&tried), "{tried}");
+        events.reachable();
+        assert_eq!(told(&mut events, now), [("DiskMissing", false)]);
+    }
+
+    #[test]
+    fn what_begins_long_after_a_start_is_told_whatever_was_told_before_it() {
+        let now = Instant::now();
+        let mut events = Events::new(now, 1);
+        let later = now + SETTLING;
+        events.hold(BTreeMap::from([missing("sdb1")]), later);
+        assert_eq!(told(&mut events, later), [("DiskMissing", true)]);
     }
 
     #[test]
@@ -278,12 +343,12 @@ mod tests {
         .expect("a node");
         let (_, (notice, over)) = missing("sdb1");
         let over = over.expect("a notice");
-        let name = |notice, times| event(&node, notice, times).metadata.name;
-        assert_eq!(name(&notice, 0), name(&notice, 0));
-        assert_ne!(name(&notice, 0), name(&notice, 1));
-        assert_ne!(name(&notice, 0), name(&over, 0));
+        let name = |notice, salt| event(&node, notice, salt).metadata.name;
+        assert_eq!(name(&notice, ""), name(&notice, ""));
+        assert_ne!(name(&notice, ""), name(&notice, "1"));
+        assert_ne!(name(&notice, ""), name(&over, ""));
         let long = Notice::normal("A", "B", "ä".repeat(10_000));
-        let note = event(&node, &long, 0).note.expect("a note");
+        let note = event(&node, &long, "").note.expect("a note");
         assert_eq!(note.len(), NOTE);
     }
 }

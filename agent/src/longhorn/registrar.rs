@@ -53,7 +53,7 @@ use standing_order::StandingOrder;
 const REST: Duration = Duration::from_millis(200);
 /// A change that meets a newer version is made anew so often in one step.
 const ATTEMPTS: u32 = 8;
-/// Pause before an Event is told again that could not be.
+/// Pause before the Node is read again that could not be.
 const PAUSE: Duration = Duration::from_mins(1);
 
 /// What the registrar is told.
@@ -100,6 +100,7 @@ struct Registrar {
     confinement: Confinement,
     order: StandingOrder,
     leaving: Leaving,
+    not_read_before: Option<Instant>,
     /// The API could not be reached when it was last looked.
     unreachable: bool,
     next: Option<Instant>,
@@ -196,12 +197,13 @@ where
         reader: ConfigReader::below(root),
         symptoms: Symptoms::new(hurry),
         writes: Writes::new(hurry),
-        events: Events::new(Instant::now()),
+        events: Events::new(Instant::now(), hurry),
         own: None,
         question: None,
         confinement: Confinement::unknown(hurry),
         order: StandingOrder::new(default_disks, hurry),
         leaving,
+        not_read_before: None,
         unreachable: false,
         next: None,
     };
@@ -248,13 +250,18 @@ impl Registrar {
             // The API is back: what failed because of that need not wait.
             self.writes.reachable();
             self.confinement.reachable();
+            self.events.reachable();
+            self.not_read_before = None;
         }
         let Some(mut node) = self.newest() else {
             if self.settings.mode == Mode::Enforce {
-                self.leaving
-                    .wait_for_node(&format!("Longhorn's Node: {view}"));
+                self.leaving.wait(&format!("Longhorn's Node: {view}"));
             }
-            self.publish(State::NoNode, Vec::new());
+            let mut findings = Vec::new();
+            if let View::Forbidden { why } = &view {
+                findings.push(Finding::of_node(Kind::NotPermitted, why.clone()));
+            }
+            self.publish(State::NoNode, findings);
             return;
         };
         let mut picture = self.look(round).await;
@@ -265,14 +272,28 @@ impl Registrar {
             self.confinement.find_out(&mut self.api, &node, now).await;
         }
         let mut attempts = 0;
+        // Whether the Node is as the API server has it at this moment.
+        let mut fresh = false;
         loop {
             let now = Instant::now();
             let Judgement {
                 mut findings,
                 change,
                 owner,
-                wanted,
+                mut wanted,
             } = self.judge(&node, &picture, now);
+            if !wanted.conclusions.is_empty() && !fresh {
+                if attempts < ATTEMPTS
+                    && let Some(read) = self.read_for_release(now).await
+                {
+                    attempts += 1;
+                    (node, fresh) = (read, true);
+                    continue;
+                }
+                wanted.conclusions.clear();
+            }
+            self.leaving
+                .conclude(std::mem::take(&mut wanted.conclusions));
             if enforce && attempts < ATTEMPTS {
                 let version = node.metadata.resource_version.as_deref();
                 let version = version.unwrap_or_default();
@@ -287,7 +308,7 @@ impl Registrar {
             if !pending {
                 self.writes.settled(now);
             }
-            findings.extend(self.writes.findings());
+            findings.extend(self.writes.findings(now));
             findings.sort();
             findings.dedup();
             let state = match () {
@@ -311,7 +332,8 @@ impl Registrar {
                         }
                         self.wake(self.order.due());
                     }
-                    self.events.hold(told::holding(&picture.round, &findings));
+                    self.events
+                        .hold(told::holding(&picture.round, &findings), now);
                     self.tell(&node).await;
                 }
                 self.publish(state, findings);
@@ -329,6 +351,7 @@ impl Registrar {
                         self.leaving.written(&wanted, standing);
                     }
                     node = Arc::new(written);
+                    fresh = true;
                     self.own = Some(Arc::clone(&node));
                     picture.read_again(self.leaving.standing());
                 }
@@ -341,14 +364,38 @@ impl Registrar {
                     self.writes.failed(&change, failure, generation, now);
                     if conflict {
                         match self.api.node().await {
-                            Ok(fresh) => {
-                                node = Arc::new(fresh);
+                            Ok(read) => {
+                                (node, fresh) = (Arc::new(read), true);
                                 self.own = Some(Arc::clone(&node));
                             }
                             Err(failure) => self.writes.unread(failure, now),
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// The Node as it is now, for what a release concludes from it. After a
+    /// failure there is a pause.
+    async fn read_for_release(&mut self, now: Instant) -> Option<Arc<Node>> {
+        if self.not_read_before.is_some_and(|moment| now < moment) {
+            self.wake(self.not_read_before);
+            return None;
+        }
+        match self.api.node().await {
+            Ok(node) => {
+                self.not_read_before = None;
+                let node = Arc::new(node);
+                self.own = Some(Arc::clone(&node));
+                Some(node)
+            }
+            Err(failure) => {
+                let why = format!("Longhorn's Node cannot be read: {failure:?}");
+                self.leaving.wait(&why);
+                self.not_read_before = Some(now + PAUSE / self.settings.hurry);
+                self.wake(self.not_read_before);
+                None
             }
         }
     }
@@ -422,19 +469,22 @@ impl Registrar {
         };
         self.verify(&mut change, picture);
         let mut wanted = Wanted::default();
-        if owner.is_me()
-            && self.settings.mode == Mode::Enforce
+        let speaks = owner.is_me() && !self.confinement.is_elsewhere();
+        if !speaks {
+            self.leaving.wait("another agent speaks for this node");
+        } else if self.settings.mode == Mode::Enforce
             && let Some(standing) = &picture.standing
         {
             let may_remove = self.order.is_current(&facts);
             wanted = self.leaving.step(&facts, standing, may_remove);
             wanted.join(&mut change);
+            self.wake(wanted.again);
         }
         if owner.is_me() {
             let summarised: Vec<Finding> = findings
                 .iter()
                 .cloned()
-                .chain(self.writes.findings())
+                .chain(self.writes.findings(now))
                 .collect();
             self.summarise(node, picture, &summarised, &mut change, now);
         }
@@ -502,7 +552,7 @@ impl Registrar {
             tracing::info!(name = %disk.name, path = disk.path, "registered with Longhorn");
         }
         for (about, notice) in told::registered(added) {
-            self.events.happened(&about, notice);
+            self.events.happened(&about, notice, now);
         }
         let others = change.disks.iter().filter(|(key, _)| {
             !change
@@ -516,13 +566,13 @@ impl Registrar {
     }
 
     async fn tell(&mut self, node: &Node) {
-        while let Some((notice, times)) = self.events.next(Instant::now()) {
-            match self.api.tell(&event(node, &notice, times)).await {
+        while let Some((notice, salt)) = self.events.next(Instant::now()) {
+            match self.api.tell(&event(node, &notice, &salt)).await {
                 // Nor will one be taken later that is not now.
                 Ok(()) | Err(Failure::Rejected(_) | Failure::Conflict) => self.events.done(),
                 Err(_) => {
-                    self.wake(Some(Instant::now() + PAUSE / self.settings.hurry));
-                    return;
+                    self.events.failed(Instant::now());
+                    break;
                 }
             }
         }

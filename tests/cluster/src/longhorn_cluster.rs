@@ -196,8 +196,26 @@ impl LonghornCluster {
     ///
     /// What the API server answers.
     pub fn try_patch(&self, node: &str, patch: &Value) -> Result<(), kube::Error> {
+        self.merge(&longhorn_node(node), patch)
+    }
+
+    /// A node of Kubernetes; null where there is none.
+    pub fn kubernetes_node(&self, name: &str) -> Value {
+        self.get(&format!("/api/v1/nodes/{name}"))
+    }
+
+    /// Merges a patch into a node of Kubernetes, as the administrator.
+    ///
+    /// # Panics
+    ///
+    /// When it is refused.
+    pub fn patch_kubernetes_node(&self, name: &str, patch: &Value) {
+        let patched = self.merge(&format!("/api/v1/nodes/{name}"), patch);
+        patched.expect("a patch of a node of Kubernetes");
+    }
+
+    fn merge(&self, path: &str, patch: &Value) -> Result<(), kube::Error> {
         let endpoint = self.cluster.admin();
-        let path = longhorn_node(node);
         self.runtime.block_on(async {
             let request = axum::http::Request::patch(path)
                 .header("content-type", "application/merge-patch+json")
@@ -230,8 +248,8 @@ impl LonghornCluster {
         let mut events = match self.cluster.stand_in() {
             Some(server) => server.store().list("events.k8s.io", "events"),
             None => {
-                let mut list = self.get("/apis/events.k8s.io/v1/events");
-                serde_json::from_value(list["items"].take()).expect("a list of events")
+                let list = self.get("/apis/events.k8s.io/v1/events");
+                list["items"].as_array().expect("a list of events").clone()
             }
         };
         events.sort_by_key(|event| of(event, "eventTime"));

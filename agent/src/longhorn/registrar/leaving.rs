@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     super::{
-        audit::Facts,
+        audit::{Facts, PATHS},
         register::Change,
         release::{self, Replicas, Seen, Step},
     },
@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     ledger::{Ledger, LedgerError, ReleasePhase, Standing},
+    observe::longhorn_disk::LonghornDisk,
     releases::Told,
     text::chain,
     units::DiskName,
@@ -35,12 +36,14 @@ pub(super) struct Leaving {
     /// Disks by their UUIDs in Longhorn, whose replicas are to be counted.
     asked: BTreeMap<DiskName, String>,
     counted: BTreeMap<DiskName, Counted>,
+    /// Since when a disk is seen to be switched off and evicted.
+    evicted: BTreeMap<DiskName, Instant>,
     hurry: u32,
 }
 
-/// Replicas that were counted.
+/// Replicas that were counted; none where they could not be.
 struct Counted {
-    replicas: usize,
+    replicas: Option<usize>,
     /// Of the Node that was looked at.
     version: String,
     at: Instant,
@@ -58,6 +61,35 @@ pub(super) struct Wanted {
     pub removed: BTreeSet<DiskName>,
     /// Disks whose entries are put back as they were.
     pub returned: BTreeSet<Uuid>,
+    /// What follows from the Node without a change of it.
+    pub conclusions: Vec<(Uuid, DiskName, Conclusion)>,
+    /// When to look again.
+    pub again: Option<Instant>,
+}
+
+/// What follows from the Node as it is. A Node that was heard of some time ago
+/// proves nothing: it is drawn only from one that was read for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Conclusion {
+    /// Longhorn does not have the disk, and nothing of Longhorn's is on it.
+    Left,
+    /// The entry is as it was before.
+    Returned,
+    /// It does not leave.
+    Refused(String),
+}
+
+/// Longhorn looks at its disks every half minute, and places replicas by what it
+/// saw then: what a status says sooner after a change is from before it.
+const NOTICED: Duration = Duration::from_secs(45);
+
+/// What is known of the replicas of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Count {
+    Unasked,
+    /// They could not be counted a moment ago.
+    Unknown,
+    Known(usize),
 }
 
 impl Leaving {
@@ -68,6 +100,7 @@ impl Leaving {
             told: BTreeMap::new(),
             asked: BTreeMap::new(),
             counted: BTreeMap::new(),
+            evicted: BTreeMap::new(),
             hurry,
         }
     }
@@ -88,22 +121,24 @@ impl Leaving {
         let mut again = None;
         for (name, uuid) in std::mem::take(&mut self.asked) {
             let now = Instant::now();
-            match api.replicas_on(&uuid).await {
+            let replicas = match api.replicas_on(&uuid).await {
                 Ok(replicas) => {
-                    let version = version.to_owned();
-                    let counted = Counted {
-                        replicas,
-                        version,
-                        at: now,
-                    };
-                    self.counted.insert(name, counted);
                     more = true;
+                    Some(replicas)
                 }
                 Err(failure) => {
                     let why = format!("its replicas cannot be counted: {failure:?}");
                     self.tell(&name, Told::Progress(why));
+                    None
                 }
-            }
+            };
+            let version = version.to_owned();
+            let counted = Counted {
+                replicas,
+                version,
+                at: now,
+            };
+            self.counted.insert(name, counted);
             again = Some(now + COUNT_AGAIN / self.hurry);
         }
         (more, again)
@@ -125,6 +160,7 @@ impl Leaving {
             .map(|release| &release.name)
             .collect();
         self.told.retain(|name, _| names.contains(name));
+        self.evicted.retain(|name, _| names.contains(name));
         for (uuid, release) in &standing.releases {
             let name = &release.name;
             match release.phase {
@@ -150,7 +186,10 @@ impl Leaving {
                             wanted.disks.insert(name.to_string(), fields);
                             wanted.returned.insert(*uuid);
                         }
-                        None => self.returned(*uuid, name),
+                        None => {
+                            let conclusion = Conclusion::Returned;
+                            wanted.conclusions.push((*uuid, name.clone(), conclusion));
+                        }
                     }
                 }
             }
@@ -173,14 +212,10 @@ impl Leaving {
             .resource_version
             .as_deref()
             .unwrap_or_default();
-        let replicas = match self.counted.get(name) {
-            Some(counted)
-                if counted.version == version
-                    && counted.at.elapsed() < COUNT_AGAIN / self.hurry =>
-            {
-                Replicas::Assigned(counted.replicas)
-            }
-            Some(_) | None => Replicas::Unasked,
+        let counted = self.counted(name, version);
+        let replicas = match counted {
+            Count::Known(replicas) => Replicas::Assigned(replicas),
+            Count::Unknown | Count::Unasked => Replicas::Unasked,
         };
         let path = format!("{}/{name}", facts.mount_root);
         let seen = Seen {
@@ -191,11 +226,24 @@ impl Leaving {
             replicas,
             schedulable_before,
         };
-        match release::step(&seen) {
+        let step = release::step(&seen);
+        if let Step::CheckReplicas | Step::Remove | Step::Wait(_) = &step {
+            let now = Instant::now();
+            let since = *self.evicted.entry(name.clone()).or_insert(now);
+            let noticed = since + NOTICED / self.hurry;
+            if now < noticed && !matches!(step, Step::Wait(_)) {
+                wanted.again = Some(wanted.again.map_or(noticed, |again| again.min(noticed)));
+                let why = "nothing seems to be left; Longhorn is given time to notice";
+                self.tell(name, Told::Progress(why.to_owned()));
+                return;
+            }
+        } else {
+            self.evicted.remove(name);
+        }
+        match step {
             Step::Refuse(why) => {
-                if self.kept(name, self.ledger.taken_back(uuid)) {
-                    self.tell(name, Told::Refused(why));
-                }
+                let conclusion = Conclusion::Refused(why);
+                wanted.conclusions.push((uuid, name.clone(), conclusion));
             }
             Step::Disable => {
                 let entry = node.spec.disks.get(name.as_str());
@@ -214,7 +262,11 @@ impl Leaving {
                 let status = node.status.disk_status.get(name.as_str());
                 let known = status.map(|status| status.disk_uuid.clone());
                 match known.filter(|uuid| !uuid.is_empty()) {
-                    Some(uuid) => drop(self.asked.insert(name.clone(), uuid)),
+                    // Once in a while, whatever came of it.
+                    Some(_) if counted == Count::Unknown => {}
+                    Some(uuid) => {
+                        self.asked.insert(name.clone(), uuid);
+                    }
                     None => {
                         let why = "Longhorn has no UUID for it, so its replicas cannot be counted";
                         self.tell(name, Told::Progress(why.to_owned()));
@@ -229,10 +281,75 @@ impl Leaving {
                 let why = "it is still named in node.longhorn.io/default-disks-config";
                 self.tell(name, Told::Progress(why.to_owned()));
             }
-            Step::Gone => {
-                if self.kept(name, self.ledger.left(uuid)) {
-                    let why = "Longhorn does not have it any more";
-                    self.tell(name, Told::Progress(why.to_owned()));
+            Step::Gone => self.gone(facts, uuid, name, counted, wanted),
+        }
+    }
+
+    /// Longhorn has no entry of the disk. What is on it may still be Longhorn's:
+    /// people can remove an entry while the disk is not ready.
+    fn gone(
+        &mut self,
+        facts: &Facts<'_>,
+        uuid: Uuid,
+        name: &DiskName,
+        counted: Count,
+        wanted: &mut Wanted,
+    ) {
+        let said = facts.said.get(name).map(|said| said.config.known());
+        match (said, counted) {
+            // Longhorn has never used it, or has nothing on it.
+            (Some(Ok(LonghornDisk::None)), _)
+            | (Some(Ok(LonghornDisk::Named { .. })), Count::Known(0)) => {
+                wanted
+                    .conclusions
+                    .push((uuid, name.clone(), Conclusion::Left));
+            }
+            (Some(Ok(LonghornDisk::Named { .. })), Count::Known(replicas)) => {
+                let why = format!(
+                    "Longhorn has no entry of it, and still {replicas} replicas on it: register it again, or delete them"
+                );
+                self.tell(name, Told::Progress(why));
+            }
+            (Some(Ok(LonghornDisk::Named { .. })), Count::Unknown) => {}
+            (Some(Ok(LonghornDisk::Named { uuid, .. })), Count::Unasked) => {
+                self.asked.insert(name.clone(), uuid.clone());
+            }
+            (Some(Ok(LonghornDisk::Nameless) | Err(_)) | None, _) => {
+                let why = "the longhorn-disk.cfg on it does not say which disk it is to Longhorn";
+                self.tell(name, Told::Progress(why.to_owned()));
+            }
+        }
+    }
+
+    /// What is known of the replicas of a disk, for that version of the Node. A
+    /// disk that is not empty is not asked about all the time.
+    fn counted(&self, name: &DiskName, version: &str) -> Count {
+        match self.counted.get(name) {
+            Some(counted) if counted.at.elapsed() >= COUNT_AGAIN / self.hurry => Count::Unasked,
+            Some(counted) => match counted.replicas {
+                None => Count::Unknown,
+                Some(0) if counted.version != version => Count::Unasked,
+                Some(replicas) => Count::Known(replicas),
+            },
+            None => Count::Unasked,
+        }
+    }
+
+    /// Draws conclusions from a Node that was read for it.
+    pub(super) fn conclude(&mut self, conclusions: Vec<(Uuid, DiskName, Conclusion)>) {
+        for (uuid, name, conclusion) in conclusions {
+            match conclusion {
+                Conclusion::Left => {
+                    if self.kept(&name, self.ledger.left(uuid)) {
+                        let why = "Longhorn does not have it any more";
+                        self.tell(&name, Told::Progress(why.to_owned()));
+                    }
+                }
+                Conclusion::Returned => self.returned(uuid, &name),
+                Conclusion::Refused(why) => {
+                    if self.kept(&name, self.ledger.taken_back(uuid)) {
+                        self.tell(&name, Told::Refused(why));
+                    }
                 }
             }
         }
@@ -253,8 +370,8 @@ impl Leaving {
         }
     }
 
-    /// Nothing is known of the Node: what leaves stays until it is.
-    pub(super) fn wait_for_node(&mut self, why: &str) {
+    /// Nothing can be done about the Node: what leaves stays until it can.
+    pub(super) fn wait(&mut self, why: &str) {
         let Some(standing) = self.standing() else {
             return;
         };
@@ -285,8 +402,16 @@ impl Leaving {
 }
 
 impl Wanted {
-    /// Adds it to what else is to be written.
+    /// Adds it to what else is to be written. New entries wait: what is
+    /// rejected then is known.
     pub(super) fn join(&self, change: &mut Change) {
+        if self.disks.is_empty() {
+            return;
+        }
+        for name in std::mem::take(&mut change.added) {
+            change.disks.remove(name.as_str());
+            change.annotations.remove(PATHS);
+        }
         for (key, fields) in &self.disks {
             change.disks.insert(key.clone(), fields.clone());
         }

@@ -49,16 +49,11 @@ fn is_at_rest(cluster: &LonghornCluster, node: &str) -> bool {
 
 /// As the agent has heard.
 fn is_looked_at(agent: &Agent, disk: &str) -> bool {
-    match &*agent.view.borrow() {
-        View::Present { disks, .. } => disks
-            .get(disk)
-            .is_some_and(|disk| disk.uuid.is_some() && disk.ready == Some(true)),
-        View::Off
-        | View::Connecting
-        | View::Unreachable { .. }
-        | View::NotInstalled
-        | View::Absent => false,
-    }
+    let View::Present { disks, .. } = &*agent.view.borrow() else {
+        return false;
+    };
+    let disk = disks.get(disk);
+    disk.is_some_and(|disk| disk.uuid.is_some() && disk.ready == Some(true))
 }
 
 /// Everything is registered, and so many Events were told.
@@ -76,13 +71,8 @@ fn have_heard(cluster: &LonghornCluster, agents: &[Agent], word: &str) {
         cluster.patch(node, &said);
     }
     until("the agents hear it", || {
-        agents.iter().all(|agent| match &*agent.view.borrow() {
-            View::Present { frozen, .. } => frozen.as_deref() == Some(word),
-            View::Off
-            | View::Connecting
-            | View::Unreachable { .. }
-            | View::NotInstalled
-            | View::Absent => false,
+        agents.iter().all(|agent| {
+            matches!(&*agent.view.borrow(), View::Present { frozen, .. } if frozen.as_deref() == Some(word))
         })
     });
 }

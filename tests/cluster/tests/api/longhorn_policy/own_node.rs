@@ -213,6 +213,31 @@ fn the_agent_may_do_nothing_else() {
             changed("/spec/disks/sdb1/diskType", Some(json!("block"))),
         ),
         (
+            "changes the driver",
+            changed("/spec/disks/default/diskDriver", Some(json!("nvme"))),
+        ),
+        (
+            "lifts a freeze",
+            changed(
+                "/metadata/annotations/disk-discovery~1frozen",
+                Some(json!("false")),
+            ),
+        ),
+        (
+            "drops an annotation of others",
+            changed("/metadata/annotations", None),
+        ),
+        (
+            "an event with the name of another node's",
+            Call {
+                new: Some(json!({
+                    "kind": "Event", "metadata": {"name": "k3s2.1234"},
+                    "regarding": {"kind": "Node", "name": "k3s1"},
+                })),
+                ..event("k3s1")
+            },
+        ),
+        (
             "stops a disk elsewhere",
             changed("/spec/disks/default/allowScheduling", Some(json!(false))),
         ),
