@@ -546,14 +546,13 @@ impl Registrar {
         } else if change.annotations.contains_key(AGENT) {
             self.question = None;
         }
-        for disk in picture
-            .disks
-            .iter()
-            .filter(|disk| change.added.contains(&disk.name))
-        {
+        let added = picture.disks.iter();
+        let added = added.filter(|disk| change.added.contains(&disk.name));
+        for disk in added.clone() {
             tracing::info!(name = %disk.name, path = disk.path, "registered with Longhorn");
-            self.events
-                .happened(disk.name.as_str(), told::registered(disk), now);
+        }
+        for (about, notice) in told::registered(added) {
+            self.events.happened(&about, notice, now);
         }
         let others = change.disks.iter().filter(|(key, _)| {
             !change

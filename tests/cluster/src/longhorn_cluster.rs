@@ -83,7 +83,12 @@ impl LonghornCluster {
 
     /// The same, told how to be.
     pub fn stand_in_for(options: Options) -> Self {
-        Self::on(Cluster::stand_in_for(rbac(options)), &manifests())
+        Self::stand_in_with(&manifests(), options)
+    }
+
+    /// As [`Self::stand_in`], with these objects applied.
+    pub fn stand_in_with(objects: &[Value], options: Options) -> Self {
+        Self::on(Cluster::stand_in_for(rbac(options)), objects)
     }
 
     /// With these objects applied.
@@ -284,10 +289,12 @@ fn agents(stopped: oneshot::Receiver<()>) -> Handle {
         .build()
         .expect("a runtime");
     let handle = runtime.handle().clone();
-    std::thread::spawn(move || {
+    let thread = std::thread::Builder::new().name("agents".to_owned());
+    let running = thread.spawn(move || {
         // A sender that was dropped means the same as a message.
         drop(runtime.block_on(stopped));
     });
+    drop(running.expect("a thread"));
     handle
 }
 
