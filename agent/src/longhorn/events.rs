@@ -1,14 +1,14 @@
 //! Events on the Longhorn Node, each told once.
 //!
 //! What holds at this moment is compared with what was told: news is queued,
-//! what is over is told as over. The name of an Event is made of what it says,
-//! so that an agent that is started again tells nothing a second time as long
-//! as the cluster keeps the first (an hour, usually). A limit keeps a fault that
+//! what is over is told as over. The name of an Event is made of what it says
+//! and of the hour, so that an agent that is started again tells nothing a second
+//! time as long as the cluster keeps the first (an hour, usually). A limit keeps a fault that
 //! comes and goes from filling the cluster with Events.
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use k8s_openapi::{
@@ -32,8 +32,6 @@ const REFILL: Duration = Duration::from_mins(2);
 const PAUSE: Duration = Duration::from_mins(1);
 /// to this one.
 const LONGEST: Duration = Duration::from_mins(30);
-/// What begins within this time of a start may have been told before it.
-const SETTLING: Duration = Duration::from_mins(3);
 /// What waits while the API does not answer; the oldest is dropped.
 const WAITING: usize = 64;
 /// Kubernetes takes no longer note, in bytes.
@@ -82,9 +80,8 @@ pub struct Events {
     queue: VecDeque<(Notice, String)>,
     /// How often each was told, so that a return has another name.
     times: BTreeMap<(String, &'static str), u32>,
-    /// Of this start of the agent, and until when what holds may have held
-    /// before it.
-    start: (String, Instant),
+    /// Of this start of the agent, and the hour since 1970.
+    start: (String, fn() -> u64),
     left: u32,
     refilled: Instant,
     dropped: u64,
@@ -100,7 +97,7 @@ impl Events {
             told: BTreeMap::new(),
             queue: VecDeque::new(),
             times: BTreeMap::new(),
-            start: (Uuid::new_v4().to_string(), now + SETTLING / hurry),
+            start: (Uuid::new_v4().to_string(), hour),
             left: BURST,
             refilled: now,
             dropped: 0,
@@ -110,16 +107,17 @@ impl Events {
     }
 
     /// Queues something that happened.
-    pub fn happened(&mut self, about: &str, notice: Notice, now: Instant) {
+    pub fn happened(&mut self, about: &str, notice: Notice) {
         let times = self
             .times
             .entry((about.to_owned(), notice.reason))
             .and_modify(|times| *times = times.saturating_add(1))
             .or_insert(0);
-        // What was so before this start was told then, under the same name.
-        let (start, settled) = &self.start;
+        // Told by an agent before this one within the hour, it has the same
+        // name; the cluster keeps it no longer.
+        let (start, clock) = &self.start;
         let salt = match *times {
-            0 if now < *settled => String::new(),
+            0 => (clock)().to_string(),
             times => format!("{start} {times}"),
         };
         if self.queue.len() >= WAITING {
@@ -131,19 +129,19 @@ impl Events {
 
     /// Compares what holds, by what it is about, with what was told. The second
     /// of each pair is told when it does not hold any more.
-    pub fn hold(&mut self, holding: BTreeMap<String, (Notice, Option<Notice>)>, now: Instant) {
+    pub fn hold(&mut self, holding: BTreeMap<String, (Notice, Option<Notice>)>) {
         let over: Vec<(String, Option<Notice>)> = self
             .told
             .extract_if(.., |about, _| !holding.contains_key(about))
             .collect();
         for (about, notice) in over {
             if let Some(notice) = notice {
-                self.happened(&about, notice, now);
+                self.happened(&about, notice);
             }
         }
         for (about, (notice, over)) in holding {
             if self.told.insert(about.clone(), over).is_none() {
-                self.happened(&about, notice, now);
+                self.happened(&about, notice);
             }
         }
     }
@@ -197,6 +195,11 @@ impl Events {
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
+}
+
+fn hour() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() / 3600)
 }
 
 /// The Event for a notice about a node. `salt` tells a return from what an agent
@@ -264,12 +267,12 @@ mod tests {
         (disk.to_owned(), (notice, Some(over)))
     }
 
-    /// Reasons, and whether each has a name of its own.
+    /// Reasons, and whether each has a name that no other start would give it.
     fn told(events: &mut Events, now: Instant) -> Vec<(&'static str, bool)> {
         std::iter::from_fn(|| {
             let (notice, salt) = events.next(now)?;
             events.done();
-            Some((notice.reason, !salt.is_empty()))
+            Some((notice.reason, salt.contains(' ')))
         })
         .collect()
     }
@@ -279,11 +282,11 @@ mod tests {
         let now = Instant::now();
         let mut events = Events::new(now, 1);
         for _ in 0..1000 {
-            events.hold(BTreeMap::from([missing("sdb1")]), now);
+            events.hold(BTreeMap::from([missing("sdb1")]));
         }
         assert_eq!(told(&mut events, now), [("DiskMissing", false)]);
-        events.hold(BTreeMap::new(), now);
-        events.hold(BTreeMap::from([missing("sdb1")]), now);
+        events.hold(BTreeMap::new());
+        events.hold(BTreeMap::from([missing("sdb1")]));
         // Another name than the first time: the cluster would take it for the
         // same otherwise. So it would after another start.
         assert_eq!(
@@ -301,7 +304,7 @@ mod tests {
         for second in 0..3600 {
             now += Duration::from_secs(1);
             let holding = [missing("sdb1")].into_iter().filter(|_| second % 2 == 0);
-            events.hold(holding.collect(), now);
+            events.hold(holding.collect());
             count += told(&mut events, now).len();
         }
         assert!((12..=12 + 31).contains(&count), "{count}");
@@ -313,7 +316,7 @@ mod tests {
     fn what_cannot_be_told_is_tried_ever_more_seldom() {
         let mut now = Instant::now();
         let mut events = Events::new(now, 1);
-        events.hold(BTreeMap::from([missing("sdb1")]), now);
+        events.hold(BTreeMap::from([missing("sdb1")]));
         let mut tried = 0;
         for _ in 0..4 * 3600 {
             now += Duration::from_secs(1);
@@ -328,12 +331,16 @@ mod tests {
     }
 
     #[test]
-    fn what_begins_long_after_a_start_is_told_whatever_was_told_before_it() {
+    fn what_another_start_told_in_this_hour_is_not_told_again_and_later_it_is() {
         let now = Instant::now();
-        let mut events = Events::new(now, 1);
-        let later = now + SETTLING;
-        events.hold(BTreeMap::from([missing("sdb1")]), later);
-        assert_eq!(told(&mut events, later), [("DiskMissing", true)]);
+        let salt_at = |clock| {
+            let mut events = Events::new(now, 1);
+            events.start.1 = clock;
+            events.hold(BTreeMap::from([missing("sdb1")]));
+            events.next(now).expect("a notice").1
+        };
+        assert_eq!(salt_at(|| 7), salt_at(|| 7));
+        assert_ne!(salt_at(|| 7), salt_at(|| 8));
     }
 
     #[test]

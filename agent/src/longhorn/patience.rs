@@ -134,11 +134,15 @@ impl Writes {
     /// Whether to write now.
     pub fn may(&self, change: &Change, generation: Option<i64>, now: Instant) -> bool {
         let paused = self.not_before.is_some_and(|moment| now < moment);
+        !paused && !self.is_rejected(change, generation, now)
+    }
+
+    /// Whether entries were rejected, and need not be tried yet.
+    pub fn is_rejected(&self, change: &Change, generation: Option<i64>, now: Instant) -> bool {
         let rejected = self.rejected_change.as_ref();
-        let rejected = rejected.is_some_and(|(rejected, rejection)| {
-            rejected == change && rejection.stands(generation, now)
-        });
-        !paused && !rejected
+        rejected.is_some_and(|(rejected, rejection)| {
+            rejected.disks == change.disks && rejection.stands(generation, now)
+        })
     }
 
     /// When a pause ends, if there is one.
@@ -148,8 +152,14 @@ impl Writes {
             let written = self.summary_written;
             written.map_or(settled, |at| settled.max(at + SUMMARIES / self.hurry))
         });
-        let moments = [self.not_before, summary];
-        moments.into_iter().flatten().filter(|at| *at > now).min()
+        let rejections = self.rejected.values();
+        let last = self.rejected_change.as_ref().map(|(_, last)| last);
+        let rejections = rejections.chain(last).flat_map(|rejection| {
+            // When something has changed since, it is tried then.
+            [rejection.at_least, rejection.until]
+        });
+        let moments = [self.not_before, summary].into_iter().flatten();
+        moments.chain(rejections).filter(|at| *at > now).min()
     }
 
     /// Whether a summary that differs from the one on the Node is to be written
@@ -357,6 +367,9 @@ impl Writes {
     /// has settled.
     pub fn settled(&mut self, now: Instant) {
         self.rejected_change = None;
+        if self.failure == Some(Failure::Syncing) {
+            (self.failure, self.syncing) = (None, None);
+        }
         self.forget_old(now);
     }
 }

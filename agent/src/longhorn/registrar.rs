@@ -292,8 +292,11 @@ impl Registrar {
                 }
                 wanted.conclusions.clear();
             }
-            self.leaving
-                .conclude(std::mem::take(&mut wanted.conclusions));
+            let conclusions = std::mem::take(&mut wanted.conclusions);
+            if !self.leaving.conclude(conclusions) {
+                self.not_read_before = Some(now + PAUSE / self.settings.hurry);
+                self.wake(self.not_read_before);
+            }
             if enforce && attempts < ATTEMPTS {
                 let version = node.metadata.resource_version.as_deref();
                 let version = version.unwrap_or_default();
@@ -332,8 +335,7 @@ impl Registrar {
                         }
                         self.wake(self.order.due());
                     }
-                    self.events
-                        .hold(told::holding(&picture.round, &findings), now);
+                    self.events.hold(told::holding(&picture.round, &findings));
                     self.tell(&node).await;
                 }
                 self.publish(state, findings);
@@ -361,6 +363,8 @@ impl Registrar {
                         tracing::warn!(?failure, "the Longhorn Node cannot be written");
                     }
                     let conflict = failure == Failure::Conflict;
+                    // It may have been written all the same.
+                    fresh = false;
                     self.writes.failed(&change, failure, generation, now);
                     if conflict {
                         match self.api.node().await {
@@ -477,7 +481,13 @@ impl Registrar {
         {
             let may_remove = self.order.is_current(&facts);
             wanted = self.leaving.step(&facts, standing, may_remove);
-            wanted.join(&mut change);
+            let mut joined = change.clone();
+            wanted.join(&mut joined);
+            // What is rejected of a release keeps no disk from being registered.
+            let generation = node.metadata.generation;
+            if !self.writes.is_rejected(&joined, generation, now) {
+                change = joined;
+            }
             self.wake(wanted.again);
         }
         if owner.is_me() {
@@ -552,7 +562,7 @@ impl Registrar {
             tracing::info!(name = %disk.name, path = disk.path, "registered with Longhorn");
         }
         for (about, notice) in told::registered(added) {
-            self.events.happened(&about, notice, now);
+            self.events.happened(&about, notice);
         }
         let others = change.disks.iter().filter(|(key, _)| {
             !change

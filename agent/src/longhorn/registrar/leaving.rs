@@ -295,6 +295,14 @@ impl Leaving {
         counted: Count,
         wanted: &mut Wanted,
     ) {
+        let here = facts.disks.iter().any(|disk| disk.name == *name);
+        if facts.complete && !here {
+            // There is nothing to be unmounted, and nothing to be read.
+            wanted
+                .conclusions
+                .push((uuid, name.clone(), Conclusion::Left));
+            return;
+        }
         let said = facts.said.get(name).map(|said| said.config.known());
         match (said, counted) {
             // Longhorn has never used it, or has nothing on it.
@@ -335,24 +343,26 @@ impl Leaving {
         }
     }
 
-    /// Draws conclusions from a Node that was read for it.
-    pub(super) fn conclude(&mut self, conclusions: Vec<(Uuid, DiskName, Conclusion)>) {
+    /// Draws conclusions from a Node that was read for it. Whether all could be
+    /// kept.
+    pub(super) fn conclude(&mut self, conclusions: Vec<(Uuid, DiskName, Conclusion)>) -> bool {
+        let mut all = true;
         for (uuid, name, conclusion) in conclusions {
-            match conclusion {
+            let (kept, told) = match conclusion {
                 Conclusion::Left => {
-                    if self.kept(&name, self.ledger.left(uuid)) {
-                        let why = "Longhorn does not have it any more";
-                        self.tell(&name, Told::Progress(why.to_owned()));
-                    }
+                    let why = "Longhorn does not have it any more";
+                    (self.ledger.left(uuid), Told::Progress(why.to_owned()))
                 }
-                Conclusion::Returned => self.returned(uuid, &name),
-                Conclusion::Refused(why) => {
-                    if self.kept(&name, self.ledger.taken_back(uuid)) {
-                        self.tell(&name, Told::Refused(why));
-                    }
-                }
+                Conclusion::Returned => (self.ledger.taken_back(uuid), Told::InUse),
+                Conclusion::Refused(why) => (self.ledger.taken_back(uuid), Told::Refused(why)),
+            };
+            if self.kept(&name, kept) {
+                self.tell(&name, told);
+            } else {
+                all = false;
             }
         }
+        all
     }
 
     /// Entries were put back as they were.

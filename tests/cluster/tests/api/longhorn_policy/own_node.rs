@@ -72,8 +72,15 @@ fn the_agent_may_do_its_work_on_its_own_node() {
         (
             "annotates",
             changed(
-                "/metadata/annotations",
-                Some(json!({"node.longhorn.io/paths": "/mnt/longhorn/sdb1"})),
+                "/metadata/annotations/node.longhorn.io~1paths",
+                Some(json!("/mnt/longhorn/sdb1")),
+            ),
+        ),
+        (
+            "asks for an answer",
+            changed(
+                "/metadata/annotations/disk-discovery~1is-agent-alive",
+                Some(json!("me")),
             ),
         ),
         (
