@@ -17,6 +17,7 @@ use crate::{
     fact::Unreadable,
     ledger::LedgerError,
     observe::{
+        Host, device, medium,
         signature::{Part, Signature, probe},
         tables::{Mount, read_mounts},
     },
@@ -171,7 +172,7 @@ pub fn unmount_dead(
 }
 
 /// Unmounts a disk that a person has released, whoever mounted it at its place.
-/// Never lazily: the disk may be pulled as soon as this is done.
+/// Never lazily, and after what was written to it is on the disk.
 ///
 /// # Errors
 /// When it was taken back meanwhile, something else is mounted there or on top
@@ -196,6 +197,7 @@ pub fn unmount_released(
             others => return Err(not_seen(&place, others.last())),
         }
     }
+    write_out(&place);
     match nix::mount::umount2(&place, nix::mount::MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) => {}
         Err(nix::errno::Errno::EBUSY) => return Err(ProvisionError::InUse(place)),
@@ -208,6 +210,53 @@ pub fn unmount_released(
         None => Ok(()),
         left => Err(not_seen(&place, left.as_ref())),
     }
+}
+
+/// Has what was written to a filesystem put on its disk. The unmount does that
+/// only where no other mount namespace keeps the filesystem alive. A disk that
+/// fails is unmounted all the same: it would not take what is left tomorrow.
+fn write_out(place: &Path) {
+    let directory = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(place);
+    let written = directory.and_then(|directory| Ok(nix::unistd::syncfs(directory)?));
+    if let Err(error) = written {
+        let place = place.display();
+        tracing::warn!(%place, %error, "what was written to a released disk may not be on it");
+    }
+}
+
+/// Makes sure that nobody uses the partitions of a disk that no mount table
+/// shows as mounted. Other mount namespaces have tables of their own: a
+/// container that got a copy of the host's mounts keeps the filesystem alive
+/// until it ends, and writes to it. An exclusive open sees that.
+///
+/// # Errors
+/// When one is in use, or that cannot be told.
+pub fn check_unused(partitions: &[String], host: &Host) -> Result<(), ProvisionError> {
+    let unknown = |why: &Unreadable| ProvisionError::Unidentified(why.clone());
+    for name in partitions {
+        let partition = device::read(host, name);
+        let devname = partition.devname.known().map_err(unknown)?;
+        let devno = *partition.devno.known().map_err(unknown)?;
+        let node = host.node(devname);
+        let file = match medium::open(&node, devno) {
+            Ok(file) => file,
+            // The kernel has given the device up: nothing reaches it any more.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENODEV)) => {
+                continue;
+            }
+            Err(error) => {
+                let step = format!("open {}", node.display());
+                return Err(ProvisionError::io(step)(error));
+            }
+        };
+        if *medium::is_busy(&node, &file).known().map_err(unknown)? {
+            return Err(ProvisionError::UsedElsewhere { node, devno });
+        }
+    }
+    Ok(())
 }
 
 fn unmount(place: &Path, step: &str) -> Result<(), ProvisionError> {

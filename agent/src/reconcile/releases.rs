@@ -4,24 +4,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::{Component, Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use tokio::{sync::mpsc, task::JoinHandle};
-use uuid::Uuid;
 
 use super::{News, Reconciler, SETTLED};
 use crate::{
     backoff::Backoff,
     decide::{Released, Verdict},
-    ledger::{LedgerError, ReleasePhase, Standing},
+    ledger::{LedgerError, ReleasePhase},
     longhorn::View,
     observe::Inventory,
-    provision,
-    releases::{ReleaseRow, Told, rows},
+    provision::{self, ProvisionError},
+    releases::{Known, ReleaseRow, Told, rows},
     requests::{Mailbox, Request, Wish},
     text::chain,
-    units::DiskName,
+    units::{DevNo, DiskName},
 };
 
 /// Disks that are unmounted at the same time.
@@ -34,10 +34,17 @@ const SHOWN: Duration = Duration::from_mins(10);
 pub(super) struct Releasing {
     pub(super) mailbox: Mailbox,
     told: BTreeMap<DiskName, (Told, Instant)>,
-    /// Disks that are being unmounted.
+    /// Disks that are being unmounted, or of which it is asked whether anybody
+    /// has them mounted still.
     unmounting: BTreeSet<DiskName>,
-    /// Disks that could not be unmounted.
+    /// Disks that could not be unmounted, or are in use nevertheless.
     stuck: Backoff,
+    /// Disks that must not be unmounted at this moment, with why.
+    held: BTreeMap<DiskName, String>,
+    /// Partitions of unmounted disks that nobody uses. Asked once for each time
+    /// that a disk is unmounted or attached, and after each start: the question
+    /// would be in the way of who mounts or erases the disk by hand.
+    unused: BTreeMap<DiskName, Vec<String>>,
     /// Disks that were unmounted, with how long they must stay so before they are
     /// unmounted again without a pause: somebody may mount them each time.
     undone: Backoff,
@@ -57,6 +64,15 @@ impl Teller {
         // The loop is gone at shutdown; then nobody wants to know.
         drop(self.0.send(News::Told(name, told)));
     }
+}
+
+/// What is done about a disk that has left.
+enum Due {
+    /// It is unmounted.
+    Unmount(DevNo),
+    /// It is unmounted as far as is seen here; whether it is in use in another
+    /// mount namespace is asked of the kernel.
+    Ask(Vec<String>),
 }
 
 /// What became of a request.
@@ -95,13 +111,15 @@ impl Releasing {
             told: BTreeMap::new(),
             unmounting: BTreeSet::new(),
             stuck: Backoff::default(),
+            held: BTreeMap::new(),
+            unused: BTreeMap::new(),
             undone: Backoff::default(),
             unserved: Backoff::default(),
             unread: None,
         }
     }
 
-    /// Whether a disk is being unmounted: it is not mounted meanwhile.
+    /// Whether a disk is being unmounted, or asked for: it is not mounted meanwhile.
     pub(super) fn is_unmounting(&self, name: &DiskName) -> bool {
         self.unmounting.contains(name)
     }
@@ -125,6 +143,39 @@ impl Releasing {
                     .failed(name.as_str(), String::new(), Instant::now());
             }
             Some(error) => self.stuck.failed(name.as_str(), error, Instant::now()),
+        }
+    }
+
+    /// What the kernel says of the partitions of an unmounted disk: why somebody
+    /// has them still, if so.
+    pub(super) fn asked(
+        &mut self,
+        name: DiskName,
+        partitions: Vec<String>,
+        failure: Option<String>,
+    ) {
+        self.unmounting.remove(&name);
+        match failure {
+            None => {
+                self.stuck.forget(name.as_str());
+                self.unused.insert(name, partitions);
+            }
+            Some(error) => self.stuck.failed(name.as_str(), error, Instant::now()),
+        }
+    }
+
+    /// What is to be done about a disk that has left, where there is anything.
+    fn due(&mut self, name: &DiskName, found: &Released) -> Option<Due> {
+        let visible = found.mounted.is_some() || !found.elsewhere.is_empty();
+        if visible || self.unused.get(name) != Some(&found.partitions) {
+            self.unused.remove(name);
+        }
+        match found.mounted {
+            Some(devno) => Some(Due::Unmount(devno)),
+            None if visible || found.partitions.is_empty() || self.unused.contains_key(name) => {
+                None
+            }
+            None => Some(Due::Ask(found.partitions.clone())),
         }
     }
 
@@ -159,12 +210,23 @@ impl Releasing {
         &self,
         inventory: &Inventory,
         released: &BTreeMap<DiskName, Released>,
+        longhorn: &View,
     ) -> Vec<ReleaseRow> {
         let told = self.told.iter();
-        let told = told.map(|(name, (told, _))| (name.clone(), told.clone()));
-        rows(inventory, released, &told.collect(), |name| {
-            self.stuck.error_of(name.as_str())
-        })
+        let kept = released.keys().filter_map(|name| {
+            let held = self.held.get(name).cloned();
+            let why = held.or_else(|| self.stuck.error_of(name.as_str()))?;
+            Some((name.clone(), why))
+        });
+        let known = Known {
+            told: told
+                .map(|(name, (told, _))| (name.clone(), told.clone()))
+                .collect(),
+            kept: kept.collect(),
+            unused: self.unused.keys().cloned().collect(),
+            longhorn_off: *longhorn == View::Off,
+        };
+        rows(inventory, released, &known)
     }
 }
 
@@ -266,13 +328,12 @@ impl Reconciler {
             let why = format!("there is no disk {name} on this node");
             return Answer::Answered(Some(Told::Refused(why)));
         };
-        let taken_down = ledger.release(uuid, name).and_then(|()| {
-            if self.longhorn_is_off() {
-                leave_without_longhorn(ledger, uuid)?;
-            }
-            Ok(None)
-        });
-        taken_down.into()
+        let taken_down = if self.longhorn_is_off() {
+            ledger.release_at_once(uuid, name)
+        } else {
+            ledger.release(uuid, name)
+        };
+        taken_down.map(|()| None).into()
     }
 
     fn take_back(&self, name: &DiskName) -> Answer {
@@ -311,64 +372,54 @@ impl Reconciler {
         *self.longhorn.borrow() == View::Off
     }
 
-    /// Where Longhorn is not asked, nobody else has a say in what leaves. Whether
-    /// anything was taken down, so that it is worth to look again.
-    pub(super) fn settle_releases(&self, inventory: &Inventory) -> bool {
-        let Ok(standing) = inventory.standing.known() else {
-            return false;
-        };
-        if !self.longhorn_is_off() {
-            return false;
-        }
-        let leaving = standing.releases.iter().filter(|(_, release)| {
-            let untouched = ReleasePhase::Leaving {
-                schedulable_before: None,
-            };
-            release.phase == untouched
-        });
-        let mut settled = false;
-        for (uuid, release) in leaving {
-            match self.around.state.ledger.left(*uuid) {
-                Ok(()) => settled = true,
-                Err(error) => {
-                    tracing::warn!(name = %release.name, error = chain(&error), "it does not leave yet");
-                }
-            }
-        }
-        settled
-    }
-
-    /// Unmounts what has left, its unit of systemd first. What is in use is
-    /// tried again, ever more seldom, and never forced; so is what somebody mounts
-    /// again each time. When that is, where there is such a disk.
+    /// Unmounts what has left, its unit of systemd first, and asks whether
+    /// anybody has it mounted nevertheless. What is in use is tried again, ever
+    /// more seldom, and never forced; so is what somebody mounts again each time.
+    /// When that is, where there is such a disk.
     pub(super) fn unmount_released(
         &mut self,
         released: &BTreeMap<DiskName, Released>,
     ) -> Option<Instant> {
         let now = Instant::now();
-        let mut held = false;
-        self.releasing.undone.forget_quiet(SETTLED, now);
+        let mut paused = false;
         let is_released = |name: &str| released.keys().any(|released| released.as_str() == name);
-        self.releasing.stuck.retain(is_released);
-        self.releasing.undone.retain(is_released);
+        let releasing = &mut self.releasing;
+        releasing.undone.forget_quiet(SETTLED, now);
+        releasing.stuck.retain(is_released);
+        releasing.undone.retain(is_released);
+        releasing
+            .unused
+            .retain(|name, _| released.contains_key(name));
+        releasing.held.clear();
         for (name, found) in released {
-            let Some(devno) = found.mounted else {
-                self.releasing.stuck.forget(name.as_str());
-                continue;
-            };
             let working = |disk: &String| self.working.contains_key(disk);
             if self.releasing.unmounting.contains(name) || found.disk.as_ref().is_some_and(working)
             {
                 continue;
             }
-            if !self.releasing.may_unmount(name, now) {
-                held = true;
+            let Some(due) = self.releasing.due(name, found) else {
+                self.releasing.stuck.forget(name.as_str());
                 continue;
-            }
-            if let Some(units) = &self.mount_units
-                && let Some(problem) = units.kept(name)
-            {
-                self.releasing.stuck.failed(name.as_str(), problem, now);
+            };
+            if let Due::Unmount(_) = due {
+                if let Some(entry) = self.registered_at_place_of(name) {
+                    let why = format!(
+                        "Longhorn has it again, as {entry}: remove that entry in Longhorn first"
+                    );
+                    self.releasing.held.insert(name.clone(), why);
+                    continue;
+                }
+                if !self.releasing.may_unmount(name, now) {
+                    paused = true;
+                    continue;
+                }
+                if let Some(units) = &self.mount_units
+                    && let Some(problem) = units.kept(name)
+                {
+                    self.releasing.stuck.failed(name.as_str(), problem, now);
+                    continue;
+                }
+            } else if !self.releasing.stuck.may_try(name.as_str(), now) {
                 continue;
             }
             // Each takes a thread for as long as it hangs.
@@ -376,25 +427,50 @@ impl Reconciler {
                 break;
             }
             self.releasing.unmounting.insert(name.clone());
-            let (around, news) = (self.around.clone(), self.news.0.clone());
-            let name = name.clone();
-            let _detached: JoinHandle<()> = tokio::task::spawn_blocking(move || {
-                let failure = match provision::unmount_released(&name, devno, &around) {
-                    Ok(()) => {
-                        tracing::info!(%name, "unmounted: it was released");
-                        None
-                    }
-                    Err(error) => {
-                        let error = chain(&error);
-                        tracing::warn!(%name, error, "released, and still mounted");
-                        Some(error)
-                    }
-                };
-                // The loop is gone at shutdown.
-                drop(news.send(News::Unmounted(name, failure)));
-            });
+            self.begin(name.clone(), due);
         }
-        held.then(|| self.releasing.undone.next(now)).flatten()
+        paused.then(|| self.releasing.undone.next(now)).flatten()
+    }
+
+    fn begin(&self, name: DiskName, due: Due) {
+        let (around, news) = (self.around.clone(), self.news.0.clone());
+        let _detached: JoinHandle<()> = tokio::task::spawn_blocking(move || {
+            let told = match due {
+                Due::Unmount(devno) => {
+                    let unmounted = provision::unmount_released(&name, devno, &around);
+                    if unmounted.is_ok() {
+                        tracing::info!(%name, "unmounted: it was released");
+                    }
+                    let failure = failure(&name, unmounted);
+                    News::Unmounted(name, failure)
+                }
+                Due::Ask(partitions) => {
+                    let unused = provision::check_unused(&partitions, &around.host);
+                    let failure = failure(&name, unused);
+                    News::Unused(name, partitions, failure)
+                }
+            };
+            // The loop is gone at shutdown.
+            drop(news.send(told));
+        });
+    }
+
+    /// The entry by which Longhorn has what is at the place of a disk, as last
+    /// heard: what has left may be registered again by a person, and would be
+    /// taken away below Longhorn's replicas.
+    fn registered_at_place_of(&self, name: &DiskName) -> Option<String> {
+        let place = Path::new(&self.settings.policy.mount_root).join(name.as_str());
+        match &*self.longhorn.borrow() {
+            View::Present { disks, .. } => disks
+                .iter()
+                .find(|(_, disk)| cleaned(&disk.path).starts_with(&place))
+                .map(|(entry, _)| entry.clone()),
+            View::Off
+            | View::Connecting
+            | View::Unreachable { .. }
+            | View::NotInstalled
+            | View::Absent => None,
+        }
     }
 
     /// Whether requests wait that no round has seen.
@@ -408,25 +484,24 @@ impl Reconciler {
     }
 }
 
-/// A disk of which Longhorn's entry was changed is not unmounted by an agent
-/// that does not ask Longhorn: it may still have replicas there.
-fn leave_without_longhorn(ledger: &crate::ledger::Ledger, uuid: Uuid) -> Result<(), LedgerError> {
-    let untouched = |standing: &Standing| {
-        let release = standing.releases.get(&uuid);
-        release.is_some_and(|release| {
-            matches!(
-                release.phase,
-                ReleasePhase::Leaving {
-                    schedulable_before: None
-                } | ReleasePhase::Left
-            )
-        })
-    };
-    if ledger.standing().is_known_and(untouched) {
-        ledger.left(uuid)
-    } else {
-        Ok(())
+/// Why a released disk is not free yet.
+fn failure(name: &DiskName, result: Result<(), ProvisionError>) -> Option<String> {
+    let error = chain(&result.err()?);
+    tracing::warn!(%name, error, "released, and still in use");
+    Some(error)
+}
+
+/// A path as Longhorn compares them (Go's `filepath.Clean`).
+fn cleaned(path: &str) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for part in Path::new(path).components() {
+        match part {
+            Component::ParentDir => drop(clean.pop()),
+            Component::CurDir => {}
+            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => clean.push(part),
+        }
     }
+    clean
 }
 
 #[cfg(test)]

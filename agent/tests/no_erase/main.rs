@@ -242,6 +242,14 @@ const USES: &[Use] = &[
             "a mount that the agent made: a moment ago, or of a device that is gone; or one of a disk that a person has released",
         )],
     ),
+    (
+        "syncfs",
+        &[(
+            "provision/mount.rs",
+            1,
+            "what programs have written to a released disk, before it is unmounted",
+        )],
+    ),
     // The kernel.
     (
         "syscall(",
