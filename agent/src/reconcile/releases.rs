@@ -2,30 +2,28 @@
 //! the ledger, and what has left is unmounted. A step that a crash interrupts is
 //! done again by the next start, from what the ledger says.
 
+mod unmount;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Component, Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::sync::mpsc;
 
-use super::{News, Reconciler, SETTLED};
+use super::{News, Reconciler};
 use crate::{
     backoff::Backoff,
     decide::{Released, Verdict},
     ledger::{LedgerError, ReleasePhase},
     longhorn::View,
     observe::Inventory,
-    provision::{self, ProvisionError},
     releases::{Known, ReleaseRow, Told, rows},
     requests::{Mailbox, Request, Wish},
     text::chain,
-    units::{DevNo, DiskName},
+    units::DiskName,
 };
 
-/// Disks that are unmounted at the same time.
-const AT_ONCE: usize = 4;
 /// How long an answer is shown after which nothing else is to be told.
 const SHOWN: Duration = Duration::from_mins(10);
 
@@ -37,8 +35,10 @@ pub(super) struct Releasing {
     /// Disks that are being unmounted, or of which it is asked whether anybody
     /// has them mounted still.
     unmounting: BTreeSet<DiskName>,
-    /// Disks that could not be unmounted, or are in use nevertheless.
+    /// Disks that could not be unmounted.
     stuck: Backoff,
+    /// Disks that are unmounted here, and in use nevertheless.
+    busy: Backoff,
     /// Disks that must not be unmounted at this moment, with why.
     held: BTreeMap<DiskName, String>,
     /// Partitions of unmounted disks that nobody uses. Asked once for each time
@@ -64,15 +64,6 @@ impl Teller {
         // The loop is gone at shutdown; then nobody wants to know.
         drop(self.0.send(News::Told(name, told)));
     }
-}
-
-/// What is done about a disk that has left.
-enum Due {
-    /// It is unmounted.
-    Unmount(DevNo),
-    /// It is unmounted as far as is seen here; whether it is in use in another
-    /// mount namespace is asked of the kernel.
-    Ask(Vec<String>),
 }
 
 /// What became of a request.
@@ -111,6 +102,7 @@ impl Releasing {
             told: BTreeMap::new(),
             unmounting: BTreeSet::new(),
             stuck: Backoff::default(),
+            busy: Backoff::default(),
             held: BTreeMap::new(),
             unused: BTreeMap::new(),
             undone: Backoff::default(),
@@ -126,62 +118,16 @@ impl Releasing {
 
     /// The next moment at which something is tried again.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
-        let next = [self.stuck.next(now), self.unserved.next(now)];
+        let next = [
+            self.stuck.next(now),
+            self.busy.next(now),
+            self.unserved.next(now),
+        ];
         next.into_iter().flatten().min()
     }
 
     pub(super) fn tell(&mut self, name: DiskName, told: Told) {
         self.told.insert(name, (told, Instant::now()));
-    }
-
-    pub(super) fn unmounted(&mut self, name: &DiskName, failure: Option<String>) {
-        self.unmounting.remove(name);
-        match failure {
-            None => {
-                self.stuck.forget(name.as_str());
-                self.undone
-                    .failed(name.as_str(), String::new(), Instant::now());
-            }
-            Some(error) => self.stuck.failed(name.as_str(), error, Instant::now()),
-        }
-    }
-
-    /// What the kernel says of the partitions of an unmounted disk: why somebody
-    /// has them still, if so.
-    pub(super) fn asked(
-        &mut self,
-        name: DiskName,
-        partitions: Vec<String>,
-        failure: Option<String>,
-    ) {
-        self.unmounting.remove(&name);
-        match failure {
-            None => {
-                self.stuck.forget(name.as_str());
-                self.unused.insert(name, partitions);
-            }
-            Some(error) => self.stuck.failed(name.as_str(), error, Instant::now()),
-        }
-    }
-
-    /// What is to be done about a disk that has left, where there is anything.
-    fn due(&mut self, name: &DiskName, found: &Released) -> Option<Due> {
-        let visible = found.mounted.is_some() || !found.elsewhere.is_empty();
-        if visible || self.unused.get(name) != Some(&found.partitions) {
-            self.unused.remove(name);
-        }
-        match found.mounted {
-            Some(devno) => Some(Due::Unmount(devno)),
-            None if visible || found.partitions.is_empty() || self.unused.contains_key(name) => {
-                None
-            }
-            None => Some(Due::Ask(found.partitions.clone())),
-        }
-    }
-
-    /// Whether a released disk may be unmounted now.
-    fn may_unmount(&self, name: &DiskName, now: Instant) -> bool {
-        self.stuck.may_try(name.as_str(), now) && self.undone.may_try(name.as_str(), now)
     }
 
     /// The requests, by the disk that they are about.
@@ -215,7 +161,9 @@ impl Releasing {
         let told = self.told.iter();
         let kept = released.keys().filter_map(|name| {
             let held = self.held.get(name).cloned();
-            let why = held.or_else(|| self.stuck.error_of(name.as_str()))?;
+            let stuck = || self.stuck.error_of(name.as_str());
+            let busy = || self.busy.error_of(name.as_str());
+            let why = held.or_else(stuck).or_else(busy)?;
             Some((name.clone(), why))
         });
         let known = Known {
@@ -372,107 +320,6 @@ impl Reconciler {
         *self.longhorn.borrow() == View::Off
     }
 
-    /// Unmounts what has left, its unit of systemd first, and asks whether
-    /// anybody has it mounted nevertheless. What is in use is tried again, ever
-    /// more seldom, and never forced; so is what somebody mounts again each time.
-    /// When that is, where there is such a disk.
-    pub(super) fn unmount_released(
-        &mut self,
-        released: &BTreeMap<DiskName, Released>,
-    ) -> Option<Instant> {
-        let now = Instant::now();
-        let mut paused = false;
-        let is_released = |name: &str| released.keys().any(|released| released.as_str() == name);
-        let releasing = &mut self.releasing;
-        releasing.undone.forget_quiet(SETTLED, now);
-        releasing.stuck.retain(is_released);
-        releasing.undone.retain(is_released);
-        releasing
-            .unused
-            .retain(|name, _| released.contains_key(name));
-        releasing.held.clear();
-        for (name, found) in released {
-            let working = |disk: &String| self.working.contains_key(disk);
-            if self.releasing.unmounting.contains(name) || found.disk.as_ref().is_some_and(working)
-            {
-                continue;
-            }
-            let Some(due) = self.releasing.due(name, found) else {
-                self.releasing.stuck.forget(name.as_str());
-                continue;
-            };
-            if let Due::Unmount(_) = due {
-                if let Some(entry) = self.registered_at_place_of(name) {
-                    let why = format!(
-                        "Longhorn has it again, as {entry}: remove that entry in Longhorn first"
-                    );
-                    self.releasing.held.insert(name.clone(), why);
-                    continue;
-                }
-                if !self.releasing.may_unmount(name, now) {
-                    paused = true;
-                    continue;
-                }
-                if let Some(units) = &self.mount_units
-                    && let Some(problem) = units.kept(name)
-                {
-                    self.releasing.stuck.failed(name.as_str(), problem, now);
-                    continue;
-                }
-            } else if !self.releasing.stuck.may_try(name.as_str(), now) {
-                continue;
-            }
-            // Each takes a thread for as long as it hangs.
-            if self.releasing.unmounting.len() >= AT_ONCE {
-                break;
-            }
-            self.releasing.unmounting.insert(name.clone());
-            self.begin(name.clone(), due);
-        }
-        paused.then(|| self.releasing.undone.next(now)).flatten()
-    }
-
-    fn begin(&self, name: DiskName, due: Due) {
-        let (around, news) = (self.around.clone(), self.news.0.clone());
-        let _detached: JoinHandle<()> = tokio::task::spawn_blocking(move || {
-            let told = match due {
-                Due::Unmount(devno) => {
-                    let unmounted = provision::unmount_released(&name, devno, &around);
-                    if unmounted.is_ok() {
-                        tracing::info!(%name, "unmounted: it was released");
-                    }
-                    let failure = failure(&name, unmounted);
-                    News::Unmounted(name, failure)
-                }
-                Due::Ask(partitions) => {
-                    let unused = provision::check_unused(&partitions, &around.host);
-                    let failure = failure(&name, unused);
-                    News::Unused(name, partitions, failure)
-                }
-            };
-            // The loop is gone at shutdown.
-            drop(news.send(told));
-        });
-    }
-
-    /// The entry by which Longhorn has what is at the place of a disk, as last
-    /// heard: what has left may be registered again by a person, and would be
-    /// taken away below Longhorn's replicas.
-    fn registered_at_place_of(&self, name: &DiskName) -> Option<String> {
-        let place = Path::new(&self.settings.policy.mount_root).join(name.as_str());
-        match &*self.longhorn.borrow() {
-            View::Present { disks, .. } => disks
-                .iter()
-                .find(|(_, disk)| cleaned(&disk.path).starts_with(&place))
-                .map(|(entry, _)| entry.clone()),
-            View::Off
-            | View::Connecting
-            | View::Unreachable { .. }
-            | View::NotInstalled
-            | View::Absent => None,
-        }
-    }
-
     /// Whether requests wait that no round has seen.
     pub(super) fn has_unseen_requests(&self) -> bool {
         self.rounds == 1
@@ -482,26 +329,6 @@ impl Reconciler {
                 .open()
                 .is_ok_and(|open| !open.is_empty())
     }
-}
-
-/// Why a released disk is not free yet.
-fn failure(name: &DiskName, result: Result<(), ProvisionError>) -> Option<String> {
-    let error = chain(&result.err()?);
-    tracing::warn!(%name, error, "released, and still in use");
-    Some(error)
-}
-
-/// A path as Longhorn compares them (Go's `filepath.Clean`).
-fn cleaned(path: &str) -> PathBuf {
-    let mut clean = PathBuf::new();
-    for part in Path::new(path).components() {
-        match part {
-            Component::ParentDir => drop(clean.pop()),
-            Component::CurDir => {}
-            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => clean.push(part),
-        }
-    }
-    clean
 }
 
 #[cfg(test)]

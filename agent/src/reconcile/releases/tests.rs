@@ -444,7 +444,7 @@ async fn what_is_unmounted_here_is_asked_for_until_nobody_has_it_mounted_elsewhe
     asked(&mut bench, Some("in use"));
     assert_eq!(state_of(&bench, &unmounted), ReleaseState::Unmounting);
     assert!(bench.reconciler.releasing.next(Instant::now()).is_some());
-    bench.reconciler.releasing.stuck.forget("sdb1");
+    bench.reconciler.releasing.busy.forget("sdb1");
     asked(&mut bench, None);
     assert_eq!(state_of(&bench, &unmounted), ReleaseState::Unmounted);
     assert_eq!(bench.reconciler.releasing.next(Instant::now()), None);
@@ -459,6 +459,21 @@ async fn what_is_unmounted_here_is_asked_for_until_nobody_has_it_mounted_elsewhe
         bench.reconciler.releasing.unmounting.clear();
         asked(&mut bench, None);
     }
+}
+
+#[tokio::test]
+async fn what_somebody_else_unmounts_is_asked_for_at_once_however_long_it_was_in_use() {
+    let mut bench = Bench::new(View::Off);
+    bench
+        .reconciler
+        .unmount_released(&has_left(true, &["sdb1"]));
+    for _ in 0..9 {
+        let in_use = Some("in use".to_owned());
+        bench.reconciler.releasing.unmounted(&name("sdb1"), in_use);
+    }
+    let unmounted = has_left(false, &["sdb1"]);
+    bench.reconciler.unmount_released(&unmounted);
+    assert!(bench.reconciler.releasing.is_unmounting(&name("sdb1")));
 }
 
 #[test]
