@@ -67,6 +67,8 @@ enum News {
     Cleared(DiskName, Option<String>),
     /// A released disk is not mounted any more, or why it is.
     Unmounted(DiskName, Option<String>),
+    /// Nobody uses these partitions of an unmounted disk, or why that is not so.
+    Unused(DiskName, Vec<String>, Option<String>),
     /// How a release goes on in Longhorn.
     Told(DiskName, Told),
 }
@@ -377,7 +379,7 @@ impl Reconciler {
             if let Some(again) = self.unmount_released(&released) {
                 next = next.or_at(again);
             }
-            if self.settle_releases(&inventory) || self.has_unseen_requests() {
+            if self.has_unseen_requests() {
                 next = NextRound::After(Duration::ZERO, Dirty::nothing());
             }
             self.start_jobs(&inventory, &verdicts, &dead, may_format);
@@ -396,7 +398,7 @@ impl Reconciler {
         tracing::debug!(full, devices_read, micros, "round");
         let operations = self.operations();
         let dead_mounts = self.dead_mounts(&dead);
-        let releases = self.releasing.rows(&inventory, &released);
+        let releases = self.releasing.rows(&inventory, &released, &longhorn);
         self.published.send_replace(Some(Arc::new(Round {
             inventory,
             verdicts,

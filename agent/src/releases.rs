@@ -1,6 +1,9 @@
 //! How it stands with disks that a person releases, as it is shown. Pure.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::Serialize;
 
@@ -89,14 +92,27 @@ pub enum Told {
     InUse,
 }
 
+/// What is known of releases besides what a round sees.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// What was told of them.
+    pub told: BTreeMap<DiskName, Told>,
+    /// What keeps those that have left.
+    pub kept: BTreeMap<DiskName, String>,
+    /// Those of which the kernel has said that nobody has them mounted any more.
+    pub unused: BTreeSet<DiskName>,
+    /// Longhorn is not asked.
+    pub longhorn_off: bool,
+}
+
 /// A row for each disk that is released, and for each request that was answered
-/// a moment ago. `stuck` is what keeps a disk from being unmounted.
+/// a moment ago.
 pub fn rows(
     inventory: &Inventory,
     released: &BTreeMap<DiskName, Released>,
-    told: &BTreeMap<DiskName, Told>,
-    stuck: impl Fn(&DiskName) -> Option<String>,
+    known: &Known,
 ) -> Vec<ReleaseRow> {
+    let told = &known.told;
     let mut rows: BTreeMap<DiskName, (ReleaseState, Option<String>)> = told
         .iter()
         .filter_map(|(name, told)| {
@@ -117,13 +133,7 @@ pub fn rows(
         let name = &release.name;
         // What waits has not changed anything yet, and is what a person asks about.
         if !matches!(told.get(name), Some(Told::Waiting(_))) {
-            let row = row(
-                inventory,
-                release,
-                released.get(name),
-                told.get(name),
-                &stuck,
-            );
+            let row = row(inventory, release, released.get(name), known);
             rows.insert(name.clone(), row);
         }
     }
@@ -140,10 +150,11 @@ fn row(
     inventory: &Inventory,
     release: &Release,
     released: Option<&Released>,
-    told: Option<&Told>,
-    stuck: impl Fn(&DiskName) -> Option<String>,
+    known: &Known,
 ) -> (ReleaseState, Option<String>) {
-    let progress = match told {
+    let name = &release.name;
+    let progress = match known.told.get(name) {
+        _ if known.longhorn_off => without_longhorn(&release.phase).map(str::to_owned),
         Some(Told::Progress(text)) => Some(text.clone()),
         Some(Told::Waiting(_) | Told::Refused(_) | Told::InUse) | None => None,
     };
@@ -154,14 +165,18 @@ fn row(
             let mounts = inventory.host_mounts.known().err();
             let unknown = mounts.map(|why| format!("the host's mounts are not known: {why}"));
             let found = released.cloned().unwrap_or_default();
+            let kept = || known.kept.get(name).cloned();
             if unknown.is_some() || found.mounted.is_some() {
-                let why = unknown.or_else(|| stuck(&release.name));
-                (ReleaseState::Unmounting, why)
+                (ReleaseState::Unmounting, unknown.or_else(kept))
             } else if !found.elsewhere.is_empty() {
                 let places = found.elsewhere.join(", ");
                 let why = format!(
                     "it is mounted at {places} by others, and stays so until they unmount it"
                 );
+                (ReleaseState::Unmounting, Some(why))
+            } else if !found.partitions.is_empty() && !known.unused.contains(name) {
+                let unasked = "whether another container still has it mounted is not known";
+                let why = kept().unwrap_or_else(|| unasked.to_owned());
                 (ReleaseState::Unmounting, Some(why))
             } else {
                 let away = found
@@ -171,6 +186,27 @@ fn row(
                 (ReleaseState::Unmounted, away)
             }
         }
+    }
+}
+
+/// What a release waits for that was begun where Longhorn is asked, in an agent
+/// that does not ask it: Longhorn may have replicas on the disk.
+fn without_longhorn(phase: &ReleasePhase) -> Option<&'static str> {
+    match phase {
+        ReleasePhase::Leaving {
+            schedulable_before: None,
+        } => Some(
+            "it was asked while Longhorn was on: start the agent with Longhorn, or call it off",
+        ),
+        ReleasePhase::Leaving {
+            schedulable_before: Some(_),
+        } => {
+            Some("Longhorn was asked to move away what it has on it: start the agent with Longhorn")
+        }
+        ReleasePhase::Returning { .. } => {
+            Some("Longhorn's entry is to be put back first: start the agent with Longhorn")
+        }
+        ReleasePhase::Left => None,
     }
 }
 
@@ -195,19 +231,33 @@ mod tests {
         inventory
     }
 
+    fn known(told: Option<Told>) -> Known {
+        Known {
+            told: told.into_iter().map(|told| (name(), told)).collect(),
+            kept: BTreeMap::from([(name(), "in use".to_owned())]),
+            unused: BTreeSet::from([name()]),
+            longhorn_off: false,
+        }
+    }
+
+    fn shown_of(
+        phase: Option<ReleasePhase>,
+        released: Released,
+        known: &Known,
+    ) -> Vec<(ReleaseState, String)> {
+        let released = BTreeMap::from([(name(), released)]);
+        rows(&with(phase), &released, known)
+            .into_iter()
+            .map(|row| (row.state, row.detail.unwrap_or_default()))
+            .collect()
+    }
+
     fn shown(
         phase: Option<ReleasePhase>,
         released: Released,
         told: Option<Told>,
     ) -> Vec<(ReleaseState, String)> {
-        let inventory = with(phase);
-        let released = BTreeMap::from([(name(), released)]);
-        let told = told.into_iter().map(|told| (name(), told)).collect();
-        let stuck = |_: &DiskName| Some("in use".to_owned());
-        rows(&inventory, &released, &told, stuck)
-            .into_iter()
-            .map(|row| (row.state, row.detail.unwrap_or_default()))
-            .collect()
+        shown_of(phase, released, &known(told))
     }
 
     fn row(state: ReleaseState, detail: &str) -> Vec<(ReleaseState, String)> {
@@ -224,6 +274,7 @@ mod tests {
         let disk = Some("sdb".to_owned());
         let gone = Released {
             disk: disk.clone(),
+            partitions: vec!["sdb1".to_owned()],
             ..Released::default()
         };
         let there = Released {
@@ -253,11 +304,60 @@ mod tests {
         let mut blind = with(LEFT);
         blind.host_mounts = Fact::unreadable("mountinfo", "no");
         let released = BTreeMap::from([(name(), gone)]);
-        let shown = rows(&blind, &released, &BTreeMap::new(), |_| None);
+        let shown = rows(&blind, &released, &known(None));
         assert_eq!(
             shown.first().map(|row| row.state),
             Some(ReleaseState::Unmounting)
         );
+    }
+
+    #[test]
+    fn what_no_table_shows_as_mounted_is_unmounted_when_the_kernel_says_that_it_is_unused() {
+        let attached = Released {
+            disk: Some("sdb".to_owned()),
+            partitions: vec!["sdb1".to_owned()],
+            ..Released::default()
+        };
+        let mut known = known(None);
+        known.unused.clear();
+        assert_eq!(
+            shown_of(LEFT, attached.clone(), &known),
+            row(ReleaseState::Unmounting, "in use")
+        );
+        known.kept.clear();
+        let (state, why) = shown_of(LEFT, attached, &known).remove(0);
+        assert_eq!(state, ReleaseState::Unmounting);
+        assert!(why.contains("is not known"), "{why}");
+        // Nobody can have what is not attached.
+        assert_eq!(
+            shown_of(LEFT, Released::default(), &known),
+            row(ReleaseState::Unmounted, "it is not attached")
+        );
+    }
+
+    #[test]
+    fn what_was_asked_of_longhorn_waits_for_an_agent_that_asks_it_and_says_so() {
+        let off = Known {
+            longhorn_off: true,
+            ..known(Some(Told::Progress("3 replicas left".to_owned())))
+        };
+        let schedulable_before = true;
+        let changed = Some(ReleasePhase::Leaving {
+            schedulable_before: Some(schedulable_before),
+        });
+        let returning = Some(ReleasePhase::Returning { schedulable_before });
+        for (phase, state, words) in [
+            (LEAVING, ReleaseState::Leaving, "or call it off"),
+            (changed, ReleaseState::Leaving, "was asked to move away"),
+            (returning, ReleaseState::Returning, "put back first"),
+        ] {
+            let (shown, why) = shown_of(phase, Released::default(), &off).remove(0);
+            assert_eq!(shown, state);
+            assert!(
+                why.contains(words) && why.contains("start the agent with Longhorn"),
+                "{why}"
+            );
+        }
     }
 
     #[test]

@@ -14,9 +14,11 @@ use crate::{
     longhorn::View,
     look::Look,
     observe::{Dirty, Observer},
-    releases,
+    provision,
+    releases::{self, Known},
     report::{DeadMount, Report, Round, RoundCost, Row},
     state::State,
+    text::chain,
     units::Bytes,
 };
 
@@ -55,9 +57,17 @@ pub(super) fn plan(settings: Settings, output: Output) -> ExitCode {
         })
         .collect();
     let released = decide::released(&seen.inventory, &settings.policy);
+    let mut known = Known::default();
+    for (name, found) in &released {
+        match provision::check_unused(&found.partitions, &settings.host()) {
+            Ok(()) => drop(known.unused.insert(name.clone())),
+            Err(_) if found.mounted.is_some() => {}
+            Err(error) => drop(known.kept.insert(name.clone(), chain(&error))),
+        }
+    }
     let round = Round {
         dead_mounts,
-        releases: releases::rows(&seen.inventory, &released, &BTreeMap::new(), |_| None),
+        releases: releases::rows(&seen.inventory, &released, &known),
         inventory: seen.inventory,
         verdicts: seen.verdicts,
         operations: BTreeMap::new(),

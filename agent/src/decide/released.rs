@@ -17,6 +17,9 @@ use crate::{
 pub struct Released {
     /// Kernel name of the disk; none while it is away or not recognised.
     pub disk: Option<String>,
+    /// Kernel names of its partitions, which may be in use where no mount table
+    /// shows it.
+    pub partitions: Vec<String>,
     /// What is mounted of it at its place, on top of whatever else is there.
     pub mounted: Option<DevNo>,
     /// Other places where it is mounted, by somebody else.
@@ -85,6 +88,7 @@ fn found(view: &View<'_>, name: &DiskName, is_its_own: impl Fn(&&Device) -> bool
     elsewhere.dedup();
     Released {
         disk: parts.first().and_then(|part| part.parent.clone()),
+        partitions: parts.iter().map(|part| part.name.clone()).collect(),
         mounted: there.map(|mount| mount.devno),
         elsewhere,
     }

@@ -51,12 +51,32 @@ impl Ledger {
     /// # Errors
     /// When the name is another disk's, or this cannot be kept.
     pub fn release(&self, filesystem: Uuid, name: &DiskName) -> Result<(), LedgerError> {
+        let untouched = ReleasePhase::Leaving {
+            schedulable_before: None,
+        };
+        self.begin_release(filesystem, name, untouched)
+    }
+
+    /// Takes down, durably and in one change, that a disk has left: where
+    /// Longhorn is not asked, nobody else has a say in it. What was begun where
+    /// Longhorn is asked stays as it was.
+    ///
+    /// # Errors
+    /// As [`Ledger::release`].
+    pub fn release_at_once(&self, filesystem: Uuid, name: &DiskName) -> Result<(), LedgerError> {
+        self.begin_release(filesystem, name, ReleasePhase::Left)
+    }
+
+    fn begin_release(
+        &self,
+        filesystem: Uuid,
+        name: &DiskName,
+        first: ReleasePhase,
+    ) -> Result<(), LedgerError> {
         self.change(|account| {
             account.check_name(filesystem, name)?;
             let phase = match account.releases.get(&filesystem).map(|there| &there.phase) {
-                None => ReleasePhase::Leaving {
-                    schedulable_before: None,
-                },
+                None => first,
                 Some(ReleasePhase::Returning { schedulable_before }) => ReleasePhase::Leaving {
                     schedulable_before: Some(*schedulable_before),
                 },
@@ -296,6 +316,27 @@ mod tests {
         assert!(ledger.leaving(DISK, false).is_err());
         ledger.release(DISK, &name("sdb1")).expect("after all");
         assert_eq!(host.phase(), leaving(Some(true)));
+    }
+
+    #[test]
+    fn a_disk_that_leaves_at_once_has_left_in_one_change_and_no_other_does() {
+        let host = Host::new();
+        let at_once = || host.ledger().release_at_once(DISK, &name("sdb1"));
+        at_once().expect("released");
+        assert_eq!(host.phase(), Some(ReleasePhase::Left));
+        at_once().expect("again");
+        assert_eq!(host.phase(), Some(ReleasePhase::Left));
+        let taken = host.ledger().release_at_once(OTHER, &name("sdb1"));
+        assert!(matches!(taken, Err(LedgerError::Owned { .. })));
+        // What was asked of Longhorn is for Longhorn to answer.
+        host.ledger().taken_back(DISK).expect("kept");
+        host.ledger().release(DISK, &name("sdb1")).expect("asked");
+        at_once().expect("heard");
+        assert_eq!(host.phase(), leaving(None));
+        host.ledger().leaving(DISK, false).expect("kept");
+        host.ledger().call_off(DISK).expect("called off");
+        at_once().expect("heard");
+        assert_eq!(host.phase(), leaving(Some(false)));
     }
 
     #[test]

@@ -194,7 +194,7 @@ fn failure(error: watcher::Error) -> View {
             if status.code == 403 =>
         {
             View::Forbidden {
-                why: short(&status.message),
+                why: short(&words(&kube::Error::Api(status))),
             }
         }
         watcher::Error::InitialListFailed(error)

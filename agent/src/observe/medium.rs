@@ -582,7 +582,7 @@ fn first_residue(device: &File, range: Range<u64>) -> io::Result<Option<u64>> {
 
 /// Asks the kernel for the exclusive right and gives it back at once. It sees
 /// use in every mount namespace, which no mount table does.
-fn is_busy(node: &Path, disk: &File) -> Fact<bool> {
+pub fn is_busy(node: &Path, disk: &File) -> Fact<bool> {
     use std::os::fd::AsRawFd;
     let opened = OpenOptions::new()
         .read(true)

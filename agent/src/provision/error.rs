@@ -10,7 +10,7 @@ use crate::{
     fact::Unreadable,
     journal::JournalError,
     ledger::LedgerError,
-    units::DiskName,
+    units::{DevNo, DiskName},
 };
 
 /// A job on a disk did not come to its end. Nothing is lost: the disk is as it
@@ -112,6 +112,17 @@ pub enum ProvisionError {
     /// It cannot be unmounted. The kernel does not say who uses it.
     #[error("{path} is in use, by whom the kernel does not tell; fuser -vm {path} may", path = .0.display())]
     InUse(PathBuf),
+    /// It is not mounted where the host or this process could see it, and in use.
+    #[error(
+        "still mounted in another container, or held in another way: {node}; on the host, grep -l ' {devno} ' /proc/[0-9]*/mountinfo may tell by whom",
+        node = node.display()
+    )]
+    UsedElsewhere {
+        /// Its device node.
+        node: PathBuf,
+        /// Its number, as mount tables have it.
+        devno: DevNo,
+    },
 }
 
 impl ProvisionError {

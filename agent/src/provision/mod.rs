@@ -30,7 +30,7 @@ pub use error::ProvisionError;
 pub use exclusive::{ExclusiveDisk, LockedDisk, Target};
 pub use grow::{GrowProof, Grown};
 pub use mkfs::{Ground, Program};
-pub use mount::{unmount_dead, unmount_released};
+pub use mount::{check_unused, unmount_dead, unmount_released};
 pub use proof::{BlankProof, PendingProof};
 pub use table::{Partition, PendingDisk};
 

@@ -1,5 +1,7 @@
 //! Mounts a committed disk at its place.
 
+mod released;
+
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io,
@@ -24,6 +26,8 @@ use crate::{
     text::chain,
     units::{DevNo, DiskName, Filesystem},
 };
+
+pub use released::{check_unused, unmount_released};
 
 /// What is mounted, and under which name.
 #[derive(Debug)]
@@ -164,46 +168,6 @@ pub fn unmount_dead(
         return Err(not_seen(&place, there.as_ref()));
     }
     unmount(&place, "unmount, after its device is gone,")?;
-    match mounts_at(&around.host.init_mountinfo(), &place)?.pop() {
-        None => Ok(()),
-        left => Err(not_seen(&place, left.as_ref())),
-    }
-}
-
-/// Unmounts a disk that a person has released, whoever mounted it at its place.
-/// Never lazily: the disk may be pulled as soon as this is done.
-///
-/// # Errors
-/// When it was taken back meanwhile, something else is mounted there or on top
-/// of it, or it is still in use.
-pub fn unmount_released(
-    name: &DiskName,
-    devno: DevNo,
-    around: &Surroundings,
-) -> Result<(), ProvisionError> {
-    let place = around.mount_root.join(name.as_str());
-    let standing = around.state.ledger.standing();
-    let standing = standing
-        .known()
-        .map_err(|why| ProvisionError::Unidentified(why.clone()))?;
-    let released = standing.release_of(name);
-    if released.is_none_or(|(filesystem, _)| !standing.has_left(filesystem)) {
-        return Err(ProvisionError::TakenBack(name.clone()));
-    }
-    for table in [around.host.own_mountinfo(), around.host.init_mountinfo()] {
-        match mounts_at(&table, &place)?.as_slice() {
-            [only] if only.devno == devno && only.root == "/" => {}
-            others => return Err(not_seen(&place, others.last())),
-        }
-    }
-    match nix::mount::umount2(&place, nix::mount::MntFlags::UMOUNT_NOFOLLOW) {
-        Ok(()) => {}
-        Err(nix::errno::Errno::EBUSY) => return Err(ProvisionError::InUse(place)),
-        Err(error) => {
-            let step = format!("unmount {}", place.display());
-            return Err(ProvisionError::io(step)(error.into()));
-        }
-    }
     match mounts_at(&around.host.init_mountinfo(), &place)?.pop() {
         None => Ok(()),
         left => Err(not_seen(&place, left.as_ref())),

@@ -135,6 +135,10 @@ impl Reconciler {
                 self.releasing.unmounted(&name, failure);
                 Some(Dirty::nothing())
             }
+            News::Unused(name, partitions, failure) => {
+                self.releasing.asked(name, partitions, failure);
+                Some(Dirty::nothing())
+            }
             News::Told(name, told) => {
                 self.releasing.tell(name, told);
                 Some(Dirty::nothing())

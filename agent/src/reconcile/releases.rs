@@ -2,30 +2,28 @@
 //! the ledger, and what has left is unmounted. A step that a crash interrupts is
 //! done again by the next start, from what the ledger says.
 
+mod unmount;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
-use tokio::{sync::mpsc, task::JoinHandle};
-use uuid::Uuid;
+use tokio::sync::mpsc;
 
-use super::{News, Reconciler, SETTLED};
+use super::{News, Reconciler};
 use crate::{
     backoff::Backoff,
     decide::{Released, Verdict},
-    ledger::{LedgerError, ReleasePhase, Standing},
+    ledger::{LedgerError, ReleasePhase},
     longhorn::View,
     observe::Inventory,
-    provision,
-    releases::{ReleaseRow, Told, rows},
+    releases::{Known, ReleaseRow, Told, rows},
     requests::{Mailbox, Request, Wish},
     text::chain,
     units::DiskName,
 };
 
-/// Disks that are unmounted at the same time.
-const AT_ONCE: usize = 4;
 /// How long an answer is shown after which nothing else is to be told.
 const SHOWN: Duration = Duration::from_mins(10);
 
@@ -34,10 +32,19 @@ const SHOWN: Duration = Duration::from_mins(10);
 pub(super) struct Releasing {
     pub(super) mailbox: Mailbox,
     told: BTreeMap<DiskName, (Told, Instant)>,
-    /// Disks that are being unmounted.
+    /// Disks that are being unmounted, or of which it is asked whether anybody
+    /// has them mounted still.
     unmounting: BTreeSet<DiskName>,
     /// Disks that could not be unmounted.
     stuck: Backoff,
+    /// Disks that are unmounted here, and in use nevertheless.
+    busy: Backoff,
+    /// Disks that must not be unmounted at this moment, with why.
+    held: BTreeMap<DiskName, String>,
+    /// Partitions of unmounted disks that nobody uses. Asked once for each time
+    /// that a disk is unmounted or attached, and after each start: the question
+    /// would be in the way of who mounts or erases the disk by hand.
+    unused: BTreeMap<DiskName, Vec<String>>,
     /// Disks that were unmounted, with how long they must stay so before they are
     /// unmounted again without a pause: somebody may mount them each time.
     undone: Backoff,
@@ -95,42 +102,32 @@ impl Releasing {
             told: BTreeMap::new(),
             unmounting: BTreeSet::new(),
             stuck: Backoff::default(),
+            busy: Backoff::default(),
+            held: BTreeMap::new(),
+            unused: BTreeMap::new(),
             undone: Backoff::default(),
             unserved: Backoff::default(),
             unread: None,
         }
     }
 
-    /// Whether a disk is being unmounted: it is not mounted meanwhile.
+    /// Whether a disk is being unmounted, or asked for: it is not mounted meanwhile.
     pub(super) fn is_unmounting(&self, name: &DiskName) -> bool {
         self.unmounting.contains(name)
     }
 
     /// The next moment at which something is tried again.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
-        let next = [self.stuck.next(now), self.unserved.next(now)];
+        let next = [
+            self.stuck.next(now),
+            self.busy.next(now),
+            self.unserved.next(now),
+        ];
         next.into_iter().flatten().min()
     }
 
     pub(super) fn tell(&mut self, name: DiskName, told: Told) {
         self.told.insert(name, (told, Instant::now()));
-    }
-
-    pub(super) fn unmounted(&mut self, name: &DiskName, failure: Option<String>) {
-        self.unmounting.remove(name);
-        match failure {
-            None => {
-                self.stuck.forget(name.as_str());
-                self.undone
-                    .failed(name.as_str(), String::new(), Instant::now());
-            }
-            Some(error) => self.stuck.failed(name.as_str(), error, Instant::now()),
-        }
-    }
-
-    /// Whether a released disk may be unmounted now.
-    fn may_unmount(&self, name: &DiskName, now: Instant) -> bool {
-        self.stuck.may_try(name.as_str(), now) && self.undone.may_try(name.as_str(), now)
     }
 
     /// The requests, by the disk that they are about.
@@ -159,12 +156,25 @@ impl Releasing {
         &self,
         inventory: &Inventory,
         released: &BTreeMap<DiskName, Released>,
+        longhorn: &View,
     ) -> Vec<ReleaseRow> {
         let told = self.told.iter();
-        let told = told.map(|(name, (told, _))| (name.clone(), told.clone()));
-        rows(inventory, released, &told.collect(), |name| {
-            self.stuck.error_of(name.as_str())
-        })
+        let kept = released.keys().filter_map(|name| {
+            let held = self.held.get(name).cloned();
+            let stuck = || self.stuck.error_of(name.as_str());
+            let busy = || self.busy.error_of(name.as_str());
+            let why = held.or_else(stuck).or_else(busy)?;
+            Some((name.clone(), why))
+        });
+        let known = Known {
+            told: told
+                .map(|(name, (told, _))| (name.clone(), told.clone()))
+                .collect(),
+            kept: kept.collect(),
+            unused: self.unused.keys().cloned().collect(),
+            longhorn_off: *longhorn == View::Off,
+        };
+        rows(inventory, released, &known)
     }
 }
 
@@ -266,13 +276,12 @@ impl Reconciler {
             let why = format!("there is no disk {name} on this node");
             return Answer::Answered(Some(Told::Refused(why)));
         };
-        let taken_down = ledger.release(uuid, name).and_then(|()| {
-            if self.longhorn_is_off() {
-                leave_without_longhorn(ledger, uuid)?;
-            }
-            Ok(None)
-        });
-        taken_down.into()
+        let taken_down = if self.longhorn_is_off() {
+            ledger.release_at_once(uuid, name)
+        } else {
+            ledger.release(uuid, name)
+        };
+        taken_down.map(|()| None).into()
     }
 
     fn take_back(&self, name: &DiskName) -> Answer {
@@ -311,92 +320,6 @@ impl Reconciler {
         *self.longhorn.borrow() == View::Off
     }
 
-    /// Where Longhorn is not asked, nobody else has a say in what leaves. Whether
-    /// anything was taken down, so that it is worth to look again.
-    pub(super) fn settle_releases(&self, inventory: &Inventory) -> bool {
-        let Ok(standing) = inventory.standing.known() else {
-            return false;
-        };
-        if !self.longhorn_is_off() {
-            return false;
-        }
-        let leaving = standing.releases.iter().filter(|(_, release)| {
-            let untouched = ReleasePhase::Leaving {
-                schedulable_before: None,
-            };
-            release.phase == untouched
-        });
-        let mut settled = false;
-        for (uuid, release) in leaving {
-            match self.around.state.ledger.left(*uuid) {
-                Ok(()) => settled = true,
-                Err(error) => {
-                    tracing::warn!(name = %release.name, error = chain(&error), "it does not leave yet");
-                }
-            }
-        }
-        settled
-    }
-
-    /// Unmounts what has left, its unit of systemd first. What is in use is
-    /// tried again, ever more seldom, and never forced; so is what somebody mounts
-    /// again each time. When that is, where there is such a disk.
-    pub(super) fn unmount_released(
-        &mut self,
-        released: &BTreeMap<DiskName, Released>,
-    ) -> Option<Instant> {
-        let now = Instant::now();
-        let mut held = false;
-        self.releasing.undone.forget_quiet(SETTLED, now);
-        let is_released = |name: &str| released.keys().any(|released| released.as_str() == name);
-        self.releasing.stuck.retain(is_released);
-        self.releasing.undone.retain(is_released);
-        for (name, found) in released {
-            let Some(devno) = found.mounted else {
-                self.releasing.stuck.forget(name.as_str());
-                continue;
-            };
-            let working = |disk: &String| self.working.contains_key(disk);
-            if self.releasing.unmounting.contains(name) || found.disk.as_ref().is_some_and(working)
-            {
-                continue;
-            }
-            if !self.releasing.may_unmount(name, now) {
-                held = true;
-                continue;
-            }
-            if let Some(units) = &self.mount_units
-                && let Some(problem) = units.kept(name)
-            {
-                self.releasing.stuck.failed(name.as_str(), problem, now);
-                continue;
-            }
-            // Each takes a thread for as long as it hangs.
-            if self.releasing.unmounting.len() >= AT_ONCE {
-                break;
-            }
-            self.releasing.unmounting.insert(name.clone());
-            let (around, news) = (self.around.clone(), self.news.0.clone());
-            let name = name.clone();
-            let _detached: JoinHandle<()> = tokio::task::spawn_blocking(move || {
-                let failure = match provision::unmount_released(&name, devno, &around) {
-                    Ok(()) => {
-                        tracing::info!(%name, "unmounted: it was released");
-                        None
-                    }
-                    Err(error) => {
-                        let error = chain(&error);
-                        tracing::warn!(%name, error, "released, and still mounted");
-                        Some(error)
-                    }
-                };
-                // The loop is gone at shutdown.
-                drop(news.send(News::Unmounted(name, failure)));
-            });
-        }
-        held.then(|| self.releasing.undone.next(now)).flatten()
-    }
-
     /// Whether requests wait that no round has seen.
     pub(super) fn has_unseen_requests(&self) -> bool {
         self.rounds == 1
@@ -405,27 +328,6 @@ impl Reconciler {
                 .mailbox
                 .open()
                 .is_ok_and(|open| !open.is_empty())
-    }
-}
-
-/// A disk of which Longhorn's entry was changed is not unmounted by an agent
-/// that does not ask Longhorn: it may still have replicas there.
-fn leave_without_longhorn(ledger: &crate::ledger::Ledger, uuid: Uuid) -> Result<(), LedgerError> {
-    let untouched = |standing: &Standing| {
-        let release = standing.releases.get(&uuid);
-        release.is_some_and(|release| {
-            matches!(
-                release.phase,
-                ReleasePhase::Leaving {
-                    schedulable_before: None
-                } | ReleasePhase::Left
-            )
-        })
-    };
-    if ledger.standing().is_known_and(untouched) {
-        ledger.left(uuid)
-    } else {
-        Ok(())
     }
 }
 

@@ -236,10 +236,25 @@ const USES: &[Use] = &[
     ),
     (
         "umount",
+        &[
+            (
+                "provision/mount.rs",
+                1,
+                "a mount that the agent made: a moment ago, or of a device that is gone",
+            ),
+            (
+                "provision/mount/released.rs",
+                1,
+                "a mount of a disk that a person has released",
+            ),
+        ],
+    ),
+    (
+        "syncfs",
         &[(
-            "provision/mount.rs",
-            2,
-            "a mount that the agent made: a moment ago, or of a device that is gone; or one of a disk that a person has released",
+            "provision/mount/released.rs",
+            1,
+            "what programs have written to a released disk, before it is unmounted",
         )],
     ),
     // The kernel.

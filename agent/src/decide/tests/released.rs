@@ -127,6 +127,7 @@ fn a_mount_of_what_has_left_is_found_by_what_the_disk_says() {
     let bench = left();
     let expected = Released {
         disk: Some("sdb".to_owned()),
+        partitions: vec!["sdb1".to_owned()],
         mounted: Some(SDB1),
         elsewhere: Vec::new(),
     };

@@ -4,6 +4,7 @@ use std::fs;
 
 use clap::Parser;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use super::*;
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
     decide::{Managed, Provision, Reason},
     provision::Phase,
     reconcile::Work,
+    releases::ReleaseState,
     units::Filesystem,
 };
 
@@ -27,7 +29,7 @@ struct Bench {
     claim: ClaimId,
     state: tempfile::TempDir,
     // The loop hears of Longhorn as long as it is there.
-    _longhorn: watch::Sender<View>,
+    longhorn: watch::Sender<View>,
 }
 
 impl Bench {
@@ -54,8 +56,12 @@ impl Bench {
             reconciler,
             claim,
             state,
-            _longhorn: heard,
+            longhorn: heard,
         }
+    }
+
+    fn hear(&self, view: View) {
+        self.longhorn.send_replace(view);
     }
 
     fn ask(&self, wish: Wish, name: &str) {
@@ -139,21 +145,36 @@ fn a_disk_that_longhorn_was_asked_to_empty_does_not_leave_because_longhorn_is_of
         schedulable_before: Some(true),
     });
     assert_eq!(bench.phase(), asked);
-    let mut inventory = crate::decide::example_host();
-    inventory.standing = ledger.standing();
-    assert!(!bench.reconciler.settle_releases(&inventory));
-    assert_eq!(bench.phase(), asked);
 }
 
 #[test]
-fn a_release_that_a_crash_left_half_way_goes_on_without_its_request() {
-    let bench = Bench::new(View::Off);
-    let ledger = bench.reconciler.around.state.ledger.clone();
-    let uuid = bench.claim.partition_guid;
-    ledger.release(uuid, &name("sdb1")).expect("released");
+fn what_was_asked_with_longhorn_on_does_not_leave_by_an_agent_that_does_not_ask_longhorn() {
+    let mut bench = Bench::new(View::Connecting);
+    bench.ask(Wish::Release, "sdb1");
+    bench.serve();
+    bench.hear(View::Off);
+    // Started anew, and asked once more.
+    bench.ask(Wish::Release, "sdb1");
+    assert_eq!(bench.serve(), 1);
+    assert_eq!(bench.phase(), LEAVING);
     let mut inventory = crate::decide::example_host();
-    inventory.standing = ledger.standing();
-    assert!(bench.reconciler.settle_releases(&inventory));
+    inventory.standing = bench.reconciler.around.state.ledger.standing();
+    let shown = |view| {
+        let rows = bench
+            .reconciler
+            .releasing
+            .rows(&inventory, &BTreeMap::new(), &view);
+        rows.into_iter().find_map(|row| row.detail)
+    };
+    let why = shown(View::Off).expect("what it waits for");
+    assert!(why.contains("asked while Longhorn was on"), "{why}");
+    assert_eq!(shown(View::Connecting), None);
+    // Who calls it off and asks again is taken at his word.
+    bench.ask(Wish::Cancel, "sdb1");
+    bench.serve();
+    assert_eq!(bench.phase(), None);
+    bench.ask(Wish::Release, "sdb1");
+    bench.serve();
     assert_eq!(bench.phase(), Some(ReleasePhase::Left));
 }
 
@@ -329,4 +350,139 @@ fn before_the_first_round_nothing_is_answered() {
     assert!(bench.reconciler.has_unseen_requests());
     assert_eq!(bench.serve(), 1);
     assert!(!bench.reconciler.has_unseen_requests());
+}
+
+/// What has left, as it is found.
+fn has_left(mounted: bool, partitions: &[&str]) -> BTreeMap<DiskName, Released> {
+    let mounted = mounted.then(|| "8:17".parse().expect("a number"));
+    let partitions = partitions.iter().map(|name| (*name).to_owned()).collect();
+    let found = Released {
+        mounted,
+        partitions,
+        ..Released::default()
+    };
+    BTreeMap::from([(name("sdb1"), found)])
+}
+
+fn registered(path: &str) -> View {
+    let registration = crate::longhorn::Registration {
+        path: path.to_owned(),
+        allow_scheduling: true,
+        uuid: None,
+        ready: None,
+    };
+    View::Present {
+        disks: BTreeMap::from([("theirs".to_owned(), registration)]),
+        frozen: None,
+    }
+}
+
+#[tokio::test]
+async fn what_longhorn_has_registered_again_is_not_unmounted_until_its_entry_is_gone() {
+    let released = has_left(true, &["sdb1"]);
+    for path in [
+        "/mnt/longhorn/sdb1",
+        "/mnt//longhorn/./sdb1/",
+        "/mnt/longhorn/sda1/../sdb1",
+        "/mnt/longhorn/sdb1/inside",
+    ] {
+        let mut bench = Bench::new(registered(path));
+        bench.reconciler.unmount_released(&released);
+        let releasing = &bench.reconciler.releasing;
+        assert!(releasing.unmounting.is_empty(), "{path}");
+        let inventory = released_host();
+        let rows = releasing.rows(&inventory, &released, &registered(path));
+        let why = rows.into_iter().find_map(|row| row.detail);
+        let why = why.expect("what it waits for");
+        assert!(why.contains("again, as theirs"), "{why}");
+        bench.hear(registered("/mnt/longhorn/sdb12"));
+        bench.reconciler.unmount_released(&released);
+        let releasing = &bench.reconciler.releasing;
+        assert!(releasing.is_unmounting(&name("sdb1")), "{path}");
+        assert!(releasing.held.is_empty());
+    }
+}
+
+/// A host on which `sdb1` has left.
+fn released_host() -> Inventory {
+    let mut inventory = crate::decide::example_host();
+    let crate::fact::Fact::Known(standing) = &mut inventory.standing else {
+        panic!("the example's ledger is readable");
+    };
+    let release = crate::ledger::Release {
+        name: name("sdb1"),
+        phase: ReleasePhase::Left,
+    };
+    standing.releases.insert(Uuid::from_u128(1), release);
+    inventory
+}
+
+fn state_of(bench: &Bench, released: &BTreeMap<DiskName, Released>) -> ReleaseState {
+    let rows = bench
+        .reconciler
+        .releasing
+        .rows(&released_host(), released, &View::Off);
+    rows.first().expect("a row").state
+}
+
+#[tokio::test]
+async fn what_is_unmounted_here_is_asked_for_until_nobody_has_it_mounted_elsewhere() {
+    let mut bench = Bench::new(View::Off);
+    let (mounted, unmounted) = (has_left(true, &["sdb1"]), has_left(false, &["sdb1"]));
+    let one = || name("sdb1");
+    let asked = |bench: &mut Bench, failure: Option<&str>| {
+        bench.reconciler.unmount_released(&unmounted);
+        assert!(bench.reconciler.releasing.is_unmounting(&one()));
+        let partitions = vec!["sdb1".to_owned()];
+        let failure = failure.map(str::to_owned);
+        let news = News::Unused(one(), partitions, failure);
+        assert!(bench.reconciler.take(news).is_some(), "it is looked again");
+        bench.reconciler.unmount_released(&unmounted);
+        assert!(!bench.reconciler.releasing.is_unmounting(&one()));
+    };
+    // Also by an agent that was started after the unmount.
+    asked(&mut bench, Some("in use"));
+    assert_eq!(state_of(&bench, &unmounted), ReleaseState::Unmounting);
+    assert!(bench.reconciler.releasing.next(Instant::now()).is_some());
+    bench.reconciler.releasing.busy.forget("sdb1");
+    asked(&mut bench, None);
+    assert_eq!(state_of(&bench, &unmounted), ReleaseState::Unmounted);
+    assert_eq!(bench.reconciler.releasing.next(Instant::now()), None);
+    // Once is enough, but for what is mounted, attached or found anew.
+    for meanwhile in [
+        mounted,
+        has_left(false, &[]),
+        has_left(false, &["sdc1"]),
+        BTreeMap::new(),
+    ] {
+        bench.reconciler.unmount_released(&meanwhile);
+        bench.reconciler.releasing.unmounting.clear();
+        asked(&mut bench, None);
+    }
+}
+
+#[tokio::test]
+async fn what_somebody_else_unmounts_is_asked_for_at_once_however_long_it_was_in_use() {
+    let mut bench = Bench::new(View::Off);
+    bench
+        .reconciler
+        .unmount_released(&has_left(true, &["sdb1"]));
+    for _ in 0..9 {
+        let in_use = Some("in use".to_owned());
+        bench.reconciler.releasing.unmounted(&name("sdb1"), in_use);
+    }
+    let unmounted = has_left(false, &["sdb1"]);
+    bench.reconciler.unmount_released(&unmounted);
+    assert!(bench.reconciler.releasing.is_unmounting(&name("sdb1")));
+}
+
+#[test]
+fn what_others_have_mounted_where_it_is_seen_is_not_asked_for() {
+    let mut bench = Bench::new(View::Off);
+    let mut released = has_left(false, &["sdb1"]);
+    for found in released.values_mut() {
+        found.elsewhere = vec!["/backup".to_owned()];
+    }
+    bench.reconciler.unmount_released(&released);
+    assert!(bench.reconciler.releasing.unmounting.is_empty());
 }
