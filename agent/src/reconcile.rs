@@ -8,6 +8,8 @@ mod jobs;
 mod logs;
 mod mounts;
 mod releases;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -325,7 +327,10 @@ impl Reconciler {
         } else {
             Vec::new()
         };
-        let may_format = self.settings.mode == Mode::Enforce && self.may_format();
+        // Before anything depends on it: what is heard from here on begins
+        // another round.
+        let longhorn = self.longhorn.borrow_and_update().clone();
+        let may_format = self.settings.mode == Mode::Enforce && self.may_format(&longhorn);
         let working: BTreeSet<String> = self.working.keys().cloned().collect();
         let (asked, busy) = (dirty.clone(), working.clone());
         let looked = tokio::task::spawn_blocking(move || {
@@ -393,7 +398,6 @@ impl Reconciler {
         tracing::debug!(full, devices_read, micros, "round");
         let operations = self.operations();
         let dead_mounts = self.dead_mounts(&dead);
-        let longhorn = self.longhorn.borrow_and_update().clone();
         let releases = self.releasing.rows(&inventory, &released, &longhorn);
         self.published.send_replace(Some(Arc::new(Round {
             inventory,
@@ -415,11 +419,15 @@ impl Reconciler {
     /// Keeps what the cluster last said of freezing; where it says nothing, what
     /// it said before still holds. Whether disks may be formatted: not before
     /// the cluster was asked, nor while what it said cannot be kept.
-    fn may_format(&self) -> bool {
-        let heard = match &*self.longhorn.borrow() {
+    fn may_format(&self, longhorn: &View) -> bool {
+        let heard = match longhorn {
             View::Present { frozen, .. } => frozen.clone(),
             View::Connecting => return false,
-            View::Absent | View::Off | View::Unreachable { .. } | View::NotInstalled => {
+            View::Absent
+            | View::Off
+            | View::Unreachable { .. }
+            | View::Forbidden { .. }
+            | View::NotInstalled => {
                 return true;
             }
         };

@@ -324,8 +324,9 @@ async fn until_is(views: &mut watch::Receiver<View>, wanted: View) {
 }
 
 async fn until_unreachable(views: &mut watch::Receiver<View>, words: &str) {
-    let view = until(views, |view| matches!(view, View::Unreachable { .. })).await;
-    let View::Unreachable { why } = view else {
+    let silent = |view: &View| matches!(view, View::Unreachable { .. } | View::Forbidden { .. });
+    let view = until(views, silent).await;
+    let (View::Unreachable { why } | View::Forbidden { why }) = view else {
         panic!("{view:?}");
     };
     assert!(why.contains(words), "{why}");

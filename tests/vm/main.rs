@@ -9,6 +9,7 @@
 )]
 
 mod adopted;
+mod cluster;
 mod contested;
 mod faulty;
 mod gates;
@@ -57,6 +58,7 @@ fn main() {
         growing::CASES,
         mount_units::CASES,
         released::CASES,
+        cluster::CASES,
     ]
     .concat();
     if arguments.list {

@@ -65,6 +65,7 @@ impl Kind {
             Self::PathMismatch
             | Self::TypeMismatch
             | Self::RegistrationRejected
+            | Self::LonghornSilent
             | Self::Overwritten
             | Self::AnotherAgent
             | Self::NotPermitted

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{
-    audit::{Facts, Registered, registered},
+    audit::{self, Facts, Registered, registered},
     finding::{Finding, Kind},
 };
 
@@ -25,13 +25,13 @@ const CONFIG: &str = "config";
 /// Annotations or labels of the Kubernetes Node.
 type Marks = BTreeMap<String, String>;
 
-/// What the annotation should say: none where it should not be there.
+/// Entries for the disks of this agent.
 ///
 /// The registered values are repeated, so that a disk that Longhorn registers
 /// by it is as people had it. Where 0 is reserved there is none to repeat:
 /// Longhorn takes 0 for 30 %, so such a disk is told with 1 byte.
-pub fn wanted(facts: &Facts<'_>) -> Option<String> {
-    let disks: Vec<Value> = facts
+pub fn ours(facts: &Facts<'_>) -> Vec<Value> {
+    facts
         .disks
         .iter()
         .filter(|disk| disk.mounted.is_some() && !facts.released.contains(&disk.name))
@@ -48,20 +48,40 @@ pub fn wanted(facts: &Facts<'_>) -> Option<String> {
                 "tags": entry.tags,
             }))
         })
-        .collect();
-    (!disks.is_empty()).then(|| Value::Array(disks).to_string())
+        .collect()
 }
 
-/// The patch that makes the annotation so, if it is not.
-pub fn patch(wanted: Option<&str>, annotations: Option<&Marks>, version: &str) -> Option<Value> {
+/// The patch that makes the annotation name these disks of ours, and those of
+/// others that it names already. None where it does.
+///
+/// # Errors
+/// When what is there is not understood: then it is somebody else's.
+pub fn patch(
+    ours: &[Value],
+    mount_root: &str,
+    annotations: Option<&Marks>,
+    version: &str,
+) -> Result<Option<Value>, String> {
     let there = annotations.and_then(|all| all.get(ANNOTATION));
-    if there.map(String::as_str) == wanted {
-        return None;
+    let named: Vec<Value> = match there {
+        None => Vec::new(),
+        Some(text) => serde_json::from_str(text)
+            .map_err(|error| format!("{ANNOTATION} is not understood ({error})"))?,
+    };
+    let is_ours = |entry: &Value| {
+        let path = entry.get("path").and_then(Value::as_str);
+        path.is_some_and(|path| audit::name_at(mount_root, path).is_some())
+    };
+    let theirs = named.iter().filter(|entry| !is_ours(entry)).cloned();
+    let wanted: Vec<Value> = theirs.chain(ours.iter().cloned()).collect();
+    if wanted == named {
+        return Ok(None);
     }
-    Some(json!({"metadata": {
+    let value = (!wanted.is_empty()).then(|| Value::Array(wanted).to_string());
+    Ok(Some(json!({"metadata": {
         "resourceVersion": version,
-        "annotations": {ANNOTATION: wanted},
-    }}))
+        "annotations": {ANNOTATION: value},
+    }})))
 }
 
 /// What keeps Longhorn from reading the annotation.
@@ -85,9 +105,9 @@ mod tests {
         *,
     };
 
-    fn said(scene: &Scene, disks: Value) -> Option<Value> {
+    fn said(scene: &Scene, disks: Value) -> Value {
         let node = node(disks, json!({}), json!({}));
-        wanted(&scene.facts(&node)).map(|text| serde_json::from_str(&text).expect("JSON"))
+        Value::Array(ours(&scene.facts(&node)))
     }
 
     #[test]
@@ -100,12 +120,12 @@ mod tests {
         let disks = json!({"sda1": entry("sda1"), "sdb1": theirs});
         assert_eq!(
             said(&scene, disks),
-            Some(json!([
+            json!([
                 {"name": "sda1", "path": "/mnt/longhorn/sda1", "diskType": "filesystem",
                  "allowScheduling": true, "storageReserved": 1, "tags": []},
                 {"name": "sdb1", "path": "/mnt/longhorn/sdb1", "diskType": "filesystem",
                  "allowScheduling": false, "storageReserved": 5_000, "tags": ["theirs"]},
-            ]))
+            ])
         );
     }
 
@@ -118,21 +138,39 @@ mod tests {
         let mut scene = Scene::with([disk("sda1"), away, disk("sdc1"), disk("sdd1")]);
         scene.released.insert(name("sdd1"));
         let disks = json!({"sda1": entry("sda1"), "sdb1": entry("sdb1"), "sdd1": entry("sdd1")});
-        let named = said(&scene, disks).expect("an annotation");
+        let named = said(&scene, disks);
         assert_eq!(named.as_array().expect("a list").len(), 1);
         assert_eq!(named[0]["name"], "sda1");
-        // Without any the annotation goes, or Longhorn would register them again.
-        assert_eq!(said(&scene, json!({})), None);
+        assert_eq!(said(&scene, json!({})), json!([]));
+    }
+
+    fn patched(ours: &[Value], there: Option<&str>) -> Result<Option<Value>, String> {
+        let there = there.map(|text| Marks::from([(ANNOTATION.to_owned(), text.to_owned())]));
+        let patch = patch(ours, "/mnt/longhorn", there.as_ref(), "7")?;
+        Ok(patch.map(|patch| patch["metadata"]["annotations"][ANNOTATION].clone()))
     }
 
     #[test]
-    fn it_is_written_only_when_it_differs() {
-        let there = Marks::from([(ANNOTATION.to_owned(), "[1]".to_owned())]);
-        assert_eq!(patch(Some("[1]"), Some(&there), "7"), None);
-        assert_eq!(patch(None, None, "7"), None);
-        let removed =
-            json!({"metadata": {"resourceVersion": "7", "annotations": {ANNOTATION: null}}});
-        assert_eq!(patch(None, Some(&there), "7"), Some(removed));
+    fn it_is_written_only_when_it_differs_and_goes_with_the_last_disk() {
+        let ours = [json!({"name": "sda1", "path": "/mnt/longhorn/sda1"})];
+        let text = json!(ours).to_string();
+        assert_eq!(patched(&ours, Some(&text)), Ok(None));
+        assert_eq!(patched(&[], None), Ok(None));
+        // Without any Longhorn would register it again.
+        assert_eq!(patched(&[], Some(&text)), Ok(Some(Value::Null)));
+    }
+
+    #[test]
+    fn what_others_have_named_there_stays() {
+        let ours = json!({"name": "sda1", "path": "/mnt/longhorn/sda1"});
+        let theirs = json!({"path": "/data", "allowScheduling": true});
+        let old = json!({"path": "/mnt/longhorn/gone"});
+        let there = json!([theirs, old]).to_string();
+        let both = json!([theirs, ours]).to_string();
+        assert_eq!(patched(&[ours], Some(&there)), Ok(Some(json!(both))));
+        let left = json!([theirs]).to_string();
+        assert_eq!(patched(&[], Some(&there)), Ok(Some(json!(left))));
+        assert!(patched(&[], Some("{")).is_err());
     }
 
     #[test]

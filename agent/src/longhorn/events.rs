@@ -1,14 +1,14 @@
 //! Events on the Longhorn Node, each told once.
 //!
 //! What holds at this moment is compared with what was told: news is queued,
-//! what is over is told as over. The name of an Event is made of what it says,
-//! so that an agent that is started again tells nothing a second time as long
-//! as the cluster keeps the first (an hour, usually). A limit keeps a fault that
+//! what is over is told as over. The name of an Event is made of what it says
+//! and of the hour, so that an agent that is started again tells nothing a second
+//! time as long as the cluster keeps the first (an hour, usually). A limit keeps a fault that
 //! comes and goes from filling the cluster with Events.
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use k8s_openapi::{
@@ -18,6 +18,8 @@ use k8s_openapi::{
 };
 use kube::Resource;
 use sha2::{Digest, Sha256};
+
+use uuid::Uuid;
 
 use super::node::Node;
 use crate::text::hex;
@@ -75,9 +77,11 @@ impl Notice {
 pub struct Events {
     /// What holds and was queued or told, with how to say that it is over.
     told: BTreeMap<String, Option<Notice>>,
-    queue: VecDeque<(Notice, u32)>,
+    queue: VecDeque<(Notice, String)>,
     /// How often each was told, so that a return has another name.
     times: BTreeMap<(String, &'static str), u32>,
+    /// Of this start of the agent, and the hour since 1970.
+    start: (String, fn() -> u64),
     left: u32,
     refilled: Instant,
     dropped: u64,
@@ -93,6 +97,7 @@ impl Events {
             told: BTreeMap::new(),
             queue: VecDeque::new(),
             times: BTreeMap::new(),
+            start: (Uuid::new_v4().to_string(), hour),
             left: BURST,
             refilled: now,
             dropped: 0,
@@ -108,12 +113,18 @@ impl Events {
             .entry((about.to_owned(), notice.reason))
             .and_modify(|times| *times = times.saturating_add(1))
             .or_insert(0);
-        let times = *times;
+        // Told by an agent before this one within the hour, it has the same
+        // name; the cluster keeps it no longer.
+        let (start, clock) = &self.start;
+        let salt = match *times {
+            0 => (clock)().to_string(),
+            times => format!("{start} {times}"),
+        };
         if self.queue.len() >= WAITING {
             self.queue.pop_front();
             self.dropped += 1;
         }
-        self.queue.push_back((notice, times));
+        self.queue.push_back((notice, salt));
     }
 
     /// Compares what holds, by what it is about, with what was told. The second
@@ -136,7 +147,7 @@ impl Events {
     }
 
     /// The next one to tell, if one may be told now.
-    pub fn next(&mut self, now: Instant) -> Option<(Notice, u32)> {
+    pub fn next(&mut self, now: Instant) -> Option<(Notice, String)> {
         while self.left < BURST && now.duration_since(self.refilled) >= REFILL {
             self.left += 1;
             self.refilled += REFILL;
@@ -144,7 +155,8 @@ impl Events {
         if self.left == BURST {
             self.refilled = now;
         }
-        (self.left > 0)
+        let paused = self.pause.is_some_and(|(until, _)| now < until);
+        (self.left > 0 && !paused)
             .then(|| self.queue.front().cloned())
             .flatten()
     }
@@ -185,9 +197,14 @@ impl Events {
     }
 }
 
-/// The Event for a notice about a node. `times` tells a return from what an
-/// agent that was started again would say once more.
-pub fn event(node: &Node, notice: &Notice, times: u32) -> Event {
+fn hour() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() / 3600)
+}
+
+/// The Event for a notice about a node. `salt` tells a return from what an agent
+/// that was started again would say once more.
+pub fn event(node: &Node, notice: &Notice, salt: &str) -> Event {
     let name = node.metadata.name.clone().unwrap_or_default();
     let namespace = node.metadata.namespace.clone();
     let uid = node.metadata.uid.clone();
@@ -196,7 +213,7 @@ pub fn event(node: &Node, notice: &Notice, times: u32) -> Event {
         uid.as_deref().unwrap_or_default(),
         notice.reason,
         &notice.note,
-        &times.to_string(),
+        salt,
     ];
     for part in parts {
         said.update(part.as_bytes());
@@ -250,11 +267,12 @@ mod tests {
         (disk.to_owned(), (notice, Some(over)))
     }
 
-    fn told(events: &mut Events, now: Instant) -> Vec<(&'static str, u32)> {
+    /// Reasons, and whether each has a name that no other start would give it.
+    fn told(events: &mut Events, now: Instant) -> Vec<(&'static str, bool)> {
         std::iter::from_fn(|| {
-            let (notice, times) = events.next(now)?;
+            let (notice, salt) = events.next(now)?;
             events.done();
-            Some((notice.reason, times))
+            Some((notice.reason, salt.contains(' ')))
         })
         .collect()
     }
@@ -266,14 +284,14 @@ mod tests {
         for _ in 0..1000 {
             events.hold(BTreeMap::from([missing("sdb1")]));
         }
-        assert_eq!(told(&mut events, now), [("DiskMissing", 0)]);
+        assert_eq!(told(&mut events, now), [("DiskMissing", false)]);
         events.hold(BTreeMap::new());
         events.hold(BTreeMap::from([missing("sdb1")]));
         // Another name than the first time: the cluster would take it for the
-        // same otherwise.
+        // same otherwise. So it would after another start.
         assert_eq!(
             told(&mut events, now),
-            [("DiskReturned", 0), ("DiskMissing", 1)]
+            [("DiskReturned", false), ("DiskMissing", true)]
         );
     }
 
@@ -309,7 +327,20 @@ mod tests {
         }
         assert!((8..20).contains(&tried), "{tried}");
         events.reachable();
-        assert_eq!(told(&mut events, now), [("DiskMissing", 0)]);
+        assert_eq!(told(&mut events, now), [("DiskMissing", false)]);
+    }
+
+    #[test]
+    fn what_another_start_told_in_this_hour_is_not_told_again_and_later_it_is() {
+        let now = Instant::now();
+        let salt_at = |clock| {
+            let mut events = Events::new(now, 1);
+            events.start.1 = clock;
+            events.hold(BTreeMap::from([missing("sdb1")]));
+            events.next(now).expect("a notice").1
+        };
+        assert_eq!(salt_at(|| 7), salt_at(|| 7));
+        assert_ne!(salt_at(|| 7), salt_at(|| 8));
     }
 
     #[test]
@@ -320,12 +351,12 @@ mod tests {
         .expect("a node");
         let (_, (notice, over)) = missing("sdb1");
         let over = over.expect("a notice");
-        let name = |notice, times| event(&node, notice, times).metadata.name;
-        assert_eq!(name(&notice, 0), name(&notice, 0));
-        assert_ne!(name(&notice, 0), name(&notice, 1));
-        assert_ne!(name(&notice, 0), name(&over, 0));
+        let name = |notice, salt| event(&node, notice, salt).metadata.name;
+        assert_eq!(name(&notice, ""), name(&notice, ""));
+        assert_ne!(name(&notice, ""), name(&notice, "1"));
+        assert_ne!(name(&notice, ""), name(&over, ""));
         let long = Notice::normal("A", "B", "ä".repeat(10_000));
-        let note = event(&node, &long, 0).note.expect("a note");
+        let note = event(&node, &long, "").note.expect("a note");
         assert_eq!(note.len(), NOTE);
     }
 }

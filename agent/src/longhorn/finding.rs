@@ -28,6 +28,8 @@ pub enum Kind {
     TypeMismatch,
     /// Longhorn's webhook will not have it.
     RegistrationRejected,
+    /// Longhorn does not take notice of a change of disks.
+    LonghornSilent,
     /// What the agent writes is taken back again and again.
     Overwritten,
     /// Another agent speaks for this node.
@@ -42,7 +44,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::DiskMissing,
         Self::ConfigMissing,
         Self::ConfigWithoutUuid,
@@ -51,6 +53,7 @@ impl Kind {
         Self::PathMismatch,
         Self::TypeMismatch,
         Self::RegistrationRejected,
+        Self::LonghornSilent,
         Self::Overwritten,
         Self::AnotherAgent,
         Self::NotPermitted,
@@ -69,6 +72,7 @@ impl Kind {
             Self::PathMismatch => "path-mismatch",
             Self::TypeMismatch => "type-mismatch",
             Self::RegistrationRejected => "registration-rejected",
+            Self::LonghornSilent => "longhorn-silent",
             Self::Overwritten => "overwritten",
             Self::AnotherAgent => "another-agent",
             Self::NotPermitted => "not-permitted",
@@ -85,6 +89,7 @@ impl Kind {
             Self::ConfigWithoutUuid | Self::ConfigUnreadable => "DiskConfigInvalid",
             Self::UuidMismatch | Self::PathMismatch | Self::TypeMismatch => "DiskMismatch",
             Self::RegistrationRejected => "DiskRejected",
+            Self::LonghornSilent => "LonghornSilent",
             Self::Overwritten => "RegistrationOverwritten",
             Self::AnotherAgent => "AnotherAgent",
             Self::NotPermitted => "NotPermitted",
@@ -121,6 +126,9 @@ impl Kind {
             Self::PathMismatch => "Longhorn has another path under the name of this disk",
             Self::TypeMismatch => "Longhorn has the path of this disk as a block device",
             Self::RegistrationRejected => "Longhorn's webhook rejects the registration",
+            Self::LonghornSilent => {
+                "Longhorn has not taken notice of the last change of disks for minutes, and takes no other"
+            }
             Self::Overwritten => {
                 "what the agent writes to the Longhorn Node is taken back each time"
             }
@@ -160,6 +168,7 @@ impl Kind {
                 "remove that entry from the Longhorn Node; the agent makes its own"
             }
             Self::RegistrationRejected => "mend what the message names; it is tried again then",
+            Self::LonghornSilent => "see whether longhorn-manager runs on this node",
             Self::Overwritten => {
                 "find out who writes the disks of this node, often a manifest in Git, and have it leave them alone"
             }
@@ -193,7 +202,7 @@ impl Kind {
             | Self::Overwritten
             | Self::AnotherAgent
             | Self::NotPermitted => true,
-            Self::NotConfined | Self::DefaultDisksIgnored => false,
+            Self::LonghornSilent | Self::NotConfined | Self::DefaultDisksIgnored => false,
         }
     }
 }

@@ -134,6 +134,11 @@ pub enum View {
         /// In words for a person.
         why: String,
     },
+    /// The agent has no right to see it.
+    Forbidden {
+        /// In the words of the API server.
+        why: String,
+    },
     /// The API server knows no `nodes.longhorn.io`.
     ///
     /// Where only the namespace is missing, the API server lists nothing
@@ -175,6 +180,7 @@ impl fmt::Display for View {
             Self::Off => write!(f, "off"),
             Self::Connecting => write!(f, "connecting"),
             Self::Unreachable { why } => write!(f, "unreachable: {why}"),
+            Self::Forbidden { why } => write!(f, "forbidden: {why}"),
             Self::NotInstalled => write!(f, "not installed"),
             Self::Absent => write!(f, "no such node"),
             Self::Present { disks, .. } => write!(f, "present, disks: {}", disks.len()),

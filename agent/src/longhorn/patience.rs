@@ -28,6 +28,10 @@ const SYNCING: [Duration; 4] = [
 const LONGEST: Duration = Duration::from_mins(5);
 /// What was rejected is tried again after this long, or when the Node changed.
 const REJECTED: Duration = Duration::from_hours(1);
+/// Others may change the Node all the time: not sooner than this.
+const REJECTED_FOR: Duration = Duration::from_mins(1);
+/// Longhorn that has not taken notice of a change after this long is told of.
+const ALARM: Duration = Duration::from_mins(3);
 /// The same is written no more than this often
 const REPEATS: u32 = 6;
 /// within this time before it is told, and then ever more seldom.
@@ -77,12 +81,14 @@ struct Rejection {
     why: String,
     /// Of the Node: it grows with each change of what is asked for.
     generation: Option<i64>,
+    /// It stands until then, whatever changes.
+    at_least: Instant,
     until: Instant,
 }
 
 impl Rejection {
     fn stands(&self, generation: Option<i64>, now: Instant) -> bool {
-        self.generation == generation && now < self.until
+        now < self.at_least || (self.generation == generation && now < self.until)
     }
 }
 
@@ -94,6 +100,8 @@ pub struct Writes {
     conflicts: u32,
     not_before: Option<Instant>,
     failure: Option<Failure>,
+    /// Since when Longhorn is waited for.
+    syncing: Option<Instant>,
     /// Entries are tried one at a time, to find the one that is rejected.
     one_by_one: bool,
     rejected: BTreeMap<DiskName, Rejection>,
@@ -113,6 +121,7 @@ impl Writes {
             conflicts: 0,
             not_before: None,
             failure: None,
+            syncing: None,
             one_by_one: false,
             rejected: BTreeMap::new(),
             rejected_change: None,
@@ -125,11 +134,15 @@ impl Writes {
     /// Whether to write now.
     pub fn may(&self, change: &Change, generation: Option<i64>, now: Instant) -> bool {
         let paused = self.not_before.is_some_and(|moment| now < moment);
+        !paused && !self.is_rejected(change, generation, now)
+    }
+
+    /// Whether entries were rejected, and need not be tried yet.
+    pub fn is_rejected(&self, change: &Change, generation: Option<i64>, now: Instant) -> bool {
         let rejected = self.rejected_change.as_ref();
-        let rejected = rejected.is_some_and(|(rejected, rejection)| {
-            rejected == change && rejection.stands(generation, now)
-        });
-        !paused && !rejected
+        rejected.is_some_and(|(rejected, rejection)| {
+            rejected.disks == change.disks && rejection.stands(generation, now)
+        })
     }
 
     /// When a pause ends, if there is one.
@@ -139,8 +152,14 @@ impl Writes {
             let written = self.summary_written;
             written.map_or(settled, |at| settled.max(at + SUMMARIES / self.hurry))
         });
-        let moments = [self.not_before, summary];
-        moments.into_iter().flatten().filter(|at| *at > now).min()
+        let rejections = self.rejected.values();
+        let last = self.rejected_change.as_ref().map(|(_, last)| last);
+        let rejections = rejections.chain(last).flat_map(|rejection| {
+            // When something has changed since, it is tried then.
+            [rejection.at_least, rejection.until]
+        });
+        let moments = [self.not_before, summary].into_iter().flatten();
+        moments.chain(rejections).filter(|at| *at > now).min()
     }
 
     /// Whether a summary that differs from the one on the Node is to be written
@@ -193,6 +212,7 @@ impl Writes {
         self.conflicts = 0;
         self.not_before = None;
         self.failure = None;
+        self.syncing = None;
         self.rejected_change = None;
         if change.annotations.contains_key(SUMMARY) {
             self.summary_written = Some(now);
@@ -244,6 +264,7 @@ impl Writes {
                 return;
             }
             Failure::Syncing => {
+                self.syncing.get_or_insert(now);
                 let at = usize::try_from(times).unwrap_or(usize::MAX);
                 let pause = SYNCING.get(at).or(SYNCING.last()).copied();
                 self.not_before = Some(now + jittered(pause.unwrap_or(LONGEST)) / self.hurry);
@@ -257,6 +278,7 @@ impl Writes {
                 let rejection = Rejection {
                     why: why.clone(),
                     generation,
+                    at_least: now + REJECTED_FOR / self.hurry,
                     until: now + REJECTED,
                 };
                 let mut added = change.added.iter();
@@ -311,7 +333,7 @@ impl Writes {
     }
 
     /// What people are needed for.
-    pub fn findings(&self) -> Vec<Finding> {
+    pub fn findings(&self, now: Instant) -> Vec<Finding> {
         let mut findings: Vec<Finding> = self
             .rejected
             .iter()
@@ -326,6 +348,13 @@ impl Writes {
         if let Some(Failure::Forbidden(why)) = &self.failure {
             findings.push(Finding::of_node(Kind::NotPermitted, why.clone()));
         }
+        if let Some(since) = self.syncing
+            && self.failure == Some(Failure::Syncing)
+            && now.duration_since(since) >= ALARM / self.hurry
+        {
+            let detail = "it takes no change of this node until its manager here has looked";
+            findings.push(Finding::of_node(Kind::LonghornSilent, detail));
+        }
         let most = self.recent.iter().map(|(.., times)| *times).max();
         if let Some(times) = most.filter(|times| *times >= REPEATS) {
             let detail = format!("written {times} times, each within minutes");
@@ -338,6 +367,9 @@ impl Writes {
     /// has settled.
     pub fn settled(&mut self, now: Instant) {
         self.rejected_change = None;
+        if self.failure == Some(Failure::Syncing) {
+            (self.failure, self.syncing) = (None, None);
+        }
         self.forget_old(now);
     }
 }

@@ -97,7 +97,8 @@ pub fn change(
             Registered::As(..) => {
                 ours.insert(disk.path.clone());
             }
-            Registered::Not if !held_back.contains(&disk.name) => {
+            // Who was released is not known while the ledger cannot be read.
+            Registered::Not if facts.complete && !held_back.contains(&disk.name) => {
                 let Some(said) = facts.said.get(&disk.name) else {
                     continue;
                 };

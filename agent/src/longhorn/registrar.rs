@@ -257,7 +257,11 @@ impl Registrar {
             if self.settings.mode == Mode::Enforce {
                 self.leaving.wait(&format!("Longhorn's Node: {view}"));
             }
-            self.publish(State::NoNode, Vec::new());
+            let mut findings = Vec::new();
+            if let View::Forbidden { why } = &view {
+                findings.push(Finding::of_node(Kind::NotPermitted, why.clone()));
+            }
+            self.publish(State::NoNode, findings);
             return;
         };
         let mut picture = self.look(round).await;
@@ -288,8 +292,11 @@ impl Registrar {
                 }
                 wanted.conclusions.clear();
             }
-            self.leaving
-                .conclude(std::mem::take(&mut wanted.conclusions));
+            let conclusions = std::mem::take(&mut wanted.conclusions);
+            if !self.leaving.conclude(conclusions) {
+                self.not_read_before = Some(now + PAUSE / self.settings.hurry);
+                self.wake(self.not_read_before);
+            }
             if enforce && attempts < ATTEMPTS {
                 let version = node.metadata.resource_version.as_deref();
                 let version = version.unwrap_or_default();
@@ -304,7 +311,7 @@ impl Registrar {
             if !pending {
                 self.writes.settled(now);
             }
-            findings.extend(self.writes.findings());
+            findings.extend(self.writes.findings(now));
             findings.sort();
             findings.dedup();
             let state = match () {
@@ -356,6 +363,8 @@ impl Registrar {
                         tracing::warn!(?failure, "the Longhorn Node cannot be written");
                     }
                     let conflict = failure == Failure::Conflict;
+                    // It may have been written all the same.
+                    fresh = false;
                     self.writes.failed(&change, failure, generation, now);
                     if conflict {
                         match self.api.node().await {
@@ -472,13 +481,20 @@ impl Registrar {
         {
             let may_remove = self.order.is_current(&facts);
             wanted = self.leaving.step(&facts, standing, may_remove);
-            wanted.join(&mut change);
+            let mut joined = change.clone();
+            wanted.join(&mut joined);
+            // What is rejected of a release keeps no disk from being registered.
+            let generation = node.metadata.generation;
+            if !self.writes.is_rejected(&joined, generation, now) {
+                change = joined;
+            }
+            self.wake(wanted.again);
         }
         if owner.is_me() {
             let summarised: Vec<Finding> = findings
                 .iter()
                 .cloned()
-                .chain(self.writes.findings())
+                .chain(self.writes.findings(now))
                 .collect();
             self.summarise(node, picture, &summarised, &mut change, now);
         }
@@ -540,14 +556,13 @@ impl Registrar {
         } else if change.annotations.contains_key(AGENT) {
             self.question = None;
         }
-        for disk in picture
-            .disks
-            .iter()
-            .filter(|disk| change.added.contains(&disk.name))
-        {
+        let added = picture.disks.iter();
+        let added = added.filter(|disk| change.added.contains(&disk.name));
+        for disk in added.clone() {
             tracing::info!(name = %disk.name, path = disk.path, "registered with Longhorn");
-            self.events
-                .happened(disk.name.as_str(), told::registered(disk));
+        }
+        for (about, notice) in told::registered(added) {
+            self.events.happened(&about, notice);
         }
         let others = change.disks.iter().filter(|(key, _)| {
             !change
@@ -561,8 +576,8 @@ impl Registrar {
     }
 
     async fn tell(&mut self, node: &Node) {
-        while let Some((notice, times)) = self.events.next(Instant::now()) {
-            match self.api.tell(&event(node, &notice, times)).await {
+        while let Some((notice, salt)) = self.events.next(Instant::now()) {
+            match self.api.tell(&event(node, &notice, &salt)).await {
                 // Nor will one be taken later that is not now.
                 Ok(()) | Err(Failure::Rejected(_) | Failure::Conflict) => self.events.done(),
                 Err(_) => {

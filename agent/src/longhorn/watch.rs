@@ -121,7 +121,18 @@ where
                     backoff.forget(API);
                 }
             }
-            None => show(&senders.view, interrupted.view),
+            None => {
+                // What cannot be asked for is not known any more; an outage
+                // passes.
+                let gone = matches!(
+                    interrupted.view,
+                    View::NotInstalled | View::Forbidden { .. }
+                );
+                show(&senders.view, interrupted.view);
+                if gone {
+                    senders.node.send_replace(None);
+                }
+            }
         }
         let now = Instant::now();
         backoff.failed(API, String::new(), now);
@@ -177,6 +188,14 @@ fn failure(error: watcher::Error) -> View {
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404 => {
             View::NotInstalled
+        }
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+            if status.code == 403 =>
+        {
+            View::Forbidden {
+                why: short(&status.message),
+            }
         }
         watcher::Error::InitialListFailed(error)
         | watcher::Error::WatchStartFailed(error)

@@ -78,10 +78,17 @@ impl LonghornCluster {
     /// The same with the stand-in, for tests that need more of it than a real API
     /// server offers.
     pub fn stand_in() -> Self {
-        Self::on(
-            Cluster::stand_in_for(rbac(Options::default())),
-            &manifests(),
-        )
+        Self::stand_in_for(Options::default())
+    }
+
+    /// The same, told how to be.
+    pub fn stand_in_for(options: Options) -> Self {
+        Self::stand_in_with(&manifests(), options)
+    }
+
+    /// As [`Self::stand_in`], with these objects applied.
+    pub fn stand_in_with(objects: &[Value], options: Options) -> Self {
+        Self::on(Cluster::stand_in_for(rbac(options)), objects)
     }
 
     /// With these objects applied.
@@ -194,8 +201,26 @@ impl LonghornCluster {
     ///
     /// What the API server answers.
     pub fn try_patch(&self, node: &str, patch: &Value) -> Result<(), kube::Error> {
+        self.merge(&longhorn_node(node), patch)
+    }
+
+    /// A node of Kubernetes; null where there is none.
+    pub fn kubernetes_node(&self, name: &str) -> Value {
+        self.get(&format!("/api/v1/nodes/{name}"))
+    }
+
+    /// Merges a patch into a node of Kubernetes, as the administrator.
+    ///
+    /// # Panics
+    ///
+    /// When it is refused.
+    pub fn patch_kubernetes_node(&self, name: &str, patch: &Value) {
+        let patched = self.merge(&format!("/api/v1/nodes/{name}"), patch);
+        patched.expect("a patch of a node of Kubernetes");
+    }
+
+    fn merge(&self, path: &str, patch: &Value) -> Result<(), kube::Error> {
         let endpoint = self.cluster.admin();
-        let path = longhorn_node(node);
         self.runtime.block_on(async {
             let request = axum::http::Request::patch(path)
                 .header("content-type", "application/merge-patch+json")
@@ -227,10 +252,10 @@ impl LonghornCluster {
         let of = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
         let mut events = match self.cluster.stand_in() {
             Some(server) => server.store().list("events.k8s.io", "events"),
-            None => match self.get("/apis/events.k8s.io/v1/events")["items"].take() {
-                Value::Array(events) => events,
-                other => panic!("no list of events: {other}"),
-            },
+            None => {
+                let list = self.get("/apis/events.k8s.io/v1/events");
+                list["items"].as_array().expect("a list of events").clone()
+            }
         };
         events.sort_by_key(|event| of(event, "eventTime"));
         events
@@ -264,10 +289,12 @@ fn agents(stopped: oneshot::Receiver<()>) -> Handle {
         .build()
         .expect("a runtime");
     let handle = runtime.handle().clone();
-    std::thread::spawn(move || {
+    let thread = std::thread::Builder::new().name("agents".to_owned());
+    let running = thread.spawn(move || {
         // A sender that was dropped means the same as a message.
         drop(runtime.block_on(stopped));
     });
+    drop(running.expect("a thread"));
     handle
 }
 

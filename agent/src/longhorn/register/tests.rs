@@ -314,6 +314,11 @@ fn a_host_that_cannot_be_read_takes_nothing_back() {
         ..Scene::default()
     };
     assert!(wanted(&blind, &registered, &stopping()).is_empty());
+    let unknown = Scene {
+        blind: true,
+        ..Scene::with([disk("sdd1")])
+    };
+    assert!(wanted(&unknown, &registered, &stopping()).disks.is_empty());
 }
 
 fn arbitrary_scene() -> impl Strategy<Value = (Scene, Node)> {

@@ -16,8 +16,13 @@ use super::{
 
 /// Label that the admission policy lets no agent write.
 const PROBE: &str = "disk-discovery/probe";
-/// Pause before the question is put again when there was no clear answer.
+/// Name of the admission policy, which its refusals give.
+const POLICY: &str = "disk-discovery-own-node";
+/// Pause before the question is put again when there was no clear answer; it
+/// doubles each time,
 const AGAIN: Duration = Duration::from_mins(1);
+/// up to this.
+const LONGEST: Duration = Duration::from_hours(1);
 
 /// What was found out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +41,7 @@ enum Found {
 pub(super) struct Confinement {
     found: Found,
     again: Option<Instant>,
+    times: u32,
     hurry: u32,
 }
 
@@ -44,6 +50,7 @@ impl Confinement {
         Self {
             found: Found::Nothing,
             again: None,
+            times: 0,
             hurry,
         }
     }
@@ -55,7 +62,7 @@ impl Confinement {
 
     /// The API answers again after it did not.
     pub(super) fn reachable(&mut self) {
-        self.again = None;
+        (self.again, self.times) = (None, 0);
     }
 
     /// The agent runs on another node than the one that it was told, or with
@@ -80,7 +87,10 @@ impl Confinement {
         if self.found != Found::Nothing || self.again.is_some_and(|again| now < again) {
             return;
         }
-        self.again = Some(now + AGAIN / self.hurry);
+        let factor = 1_u32.checked_shl(self.times.min(16)).unwrap_or(u32::MAX);
+        self.times = self.times.saturating_add(1);
+        let pause = AGAIN.saturating_mul(factor).min(LONGEST);
+        self.again = Some(now + pause / self.hurry);
         if let Ok(found) = ask(api, node).await {
             self.found = found;
         }
@@ -90,8 +100,10 @@ impl Confinement {
 async fn ask(api: &mut Connection, node: &str) -> Result<Found, Failure> {
     let bound = match api.identity().await {
         Ok(identity) => identity.node,
-        // Before Kubernetes 1.28 nobody could ask, and no token was bound.
-        Err(Failure::Absent) => None,
+        // Before Kubernetes 1.28 nobody could ask, and no token named a node. Who is
+        // not allowed everything is then told that this is forbidden: rights are
+        // looked at before it turns out that there is no such thing.
+        Err(Failure::Absent | Failure::Forbidden(_)) => None,
         Err(failure) => return Err(failure),
     };
     match bound {
@@ -108,9 +120,7 @@ async fn ask(api: &mut Connection, node: &str) -> Result<Found, Failure> {
         Ok(_) => Ok(Found::NotKept(
             "no admission policy holds it back".to_owned(),
         )),
-        Err(Failure::Forbidden(why)) if why.contains("ValidatingAdmissionPolicy") => {
-            Ok(Found::Kept)
-        }
+        Err(Failure::Forbidden(why)) if why.contains(POLICY) => Ok(Found::Kept),
         Err(failure) => Err(failure),
     }
 }

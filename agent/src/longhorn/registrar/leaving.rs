@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     super::{
-        audit::Facts,
+        audit::{Facts, PATHS},
         register::Change,
         release::{self, Replicas, Seen, Step},
     },
@@ -36,6 +36,8 @@ pub(super) struct Leaving {
     /// Disks by their UUIDs in Longhorn, whose replicas are to be counted.
     asked: BTreeMap<DiskName, String>,
     counted: BTreeMap<DiskName, Counted>,
+    /// Since when a disk is seen to be switched off and evicted.
+    evicted: BTreeMap<DiskName, Instant>,
     hurry: u32,
 }
 
@@ -61,6 +63,8 @@ pub(super) struct Wanted {
     pub returned: BTreeSet<Uuid>,
     /// What follows from the Node without a change of it.
     pub conclusions: Vec<(Uuid, DiskName, Conclusion)>,
+    /// When to look again.
+    pub again: Option<Instant>,
 }
 
 /// What follows from the Node as it is. A Node that was heard of some time ago
@@ -74,6 +78,10 @@ pub(super) enum Conclusion {
     /// It does not leave.
     Refused(String),
 }
+
+/// Longhorn looks at its disks every half minute, and places replicas by what it
+/// saw then: what a status says sooner after a change is from before it.
+const NOTICED: Duration = Duration::from_secs(45);
 
 /// What is known of the replicas of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +100,7 @@ impl Leaving {
             told: BTreeMap::new(),
             asked: BTreeMap::new(),
             counted: BTreeMap::new(),
+            evicted: BTreeMap::new(),
             hurry,
         }
     }
@@ -151,6 +160,7 @@ impl Leaving {
             .map(|release| &release.name)
             .collect();
         self.told.retain(|name, _| names.contains(name));
+        self.evicted.retain(|name, _| names.contains(name));
         for (uuid, release) in &standing.releases {
             let name = &release.name;
             match release.phase {
@@ -216,7 +226,21 @@ impl Leaving {
             replicas,
             schedulable_before,
         };
-        match release::step(&seen) {
+        let step = release::step(&seen);
+        if let Step::CheckReplicas | Step::Remove | Step::Wait(_) = &step {
+            let now = Instant::now();
+            let since = *self.evicted.entry(name.clone()).or_insert(now);
+            let noticed = since + NOTICED / self.hurry;
+            if now < noticed && !matches!(step, Step::Wait(_)) {
+                wanted.again = Some(wanted.again.map_or(noticed, |again| again.min(noticed)));
+                let why = "nothing seems to be left; Longhorn is given time to notice";
+                self.tell(name, Told::Progress(why.to_owned()));
+                return;
+            }
+        } else {
+            self.evicted.remove(name);
+        }
+        match step {
             Step::Refuse(why) => {
                 let conclusion = Conclusion::Refused(why);
                 wanted.conclusions.push((uuid, name.clone(), conclusion));
@@ -271,6 +295,14 @@ impl Leaving {
         counted: Count,
         wanted: &mut Wanted,
     ) {
+        let here = facts.disks.iter().any(|disk| disk.name == *name);
+        if facts.complete && !here {
+            // There is nothing to be unmounted, and nothing to be read.
+            wanted
+                .conclusions
+                .push((uuid, name.clone(), Conclusion::Left));
+            return;
+        }
         let said = facts.said.get(name).map(|said| said.config.known());
         match (said, counted) {
             // Longhorn has never used it, or has nothing on it.
@@ -311,24 +343,26 @@ impl Leaving {
         }
     }
 
-    /// Draws conclusions from a Node that was read for it.
-    pub(super) fn conclude(&mut self, conclusions: Vec<(Uuid, DiskName, Conclusion)>) {
+    /// Draws conclusions from a Node that was read for it. Whether all could be
+    /// kept.
+    pub(super) fn conclude(&mut self, conclusions: Vec<(Uuid, DiskName, Conclusion)>) -> bool {
+        let mut all = true;
         for (uuid, name, conclusion) in conclusions {
-            match conclusion {
+            let (kept, told) = match conclusion {
                 Conclusion::Left => {
-                    if self.kept(&name, self.ledger.left(uuid)) {
-                        let why = "Longhorn does not have it any more";
-                        self.tell(&name, Told::Progress(why.to_owned()));
-                    }
+                    let why = "Longhorn does not have it any more";
+                    (self.ledger.left(uuid), Told::Progress(why.to_owned()))
                 }
-                Conclusion::Returned => self.returned(uuid, &name),
-                Conclusion::Refused(why) => {
-                    if self.kept(&name, self.ledger.taken_back(uuid)) {
-                        self.tell(&name, Told::Refused(why));
-                    }
-                }
+                Conclusion::Returned => (self.ledger.taken_back(uuid), Told::InUse),
+                Conclusion::Refused(why) => (self.ledger.taken_back(uuid), Told::Refused(why)),
+            };
+            if self.kept(&name, kept) {
+                self.tell(&name, told);
+            } else {
+                all = false;
             }
         }
+        all
     }
 
     /// Entries were put back as they were.
@@ -378,8 +412,16 @@ impl Leaving {
 }
 
 impl Wanted {
-    /// Adds it to what else is to be written.
+    /// Adds it to what else is to be written. New entries wait: what is
+    /// rejected then is known.
     pub(super) fn join(&self, change: &mut Change) {
+        if self.disks.is_empty() {
+            return;
+        }
+        for name in std::mem::take(&mut change.added) {
+            change.disks.remove(name.as_str());
+            change.annotations.remove(PATHS);
+        }
         for (key, fields) in &self.disks {
             change.disks.insert(key.clone(), fields.clone());
         }

@@ -3,8 +3,15 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::{
-    super::{api::Failure, audit::Facts, default_disks, finding::Finding},
+    super::{
+        api::Failure,
+        audit::Facts,
+        default_disks,
+        finding::{Finding, Kind},
+    },
     connection::Connection,
 };
 
@@ -17,8 +24,8 @@ const PAUSE: Duration = Duration::from_mins(1);
 pub(super) struct StandingOrder {
     on: bool,
     hurry: u32,
-    /// What it says, as last written or found.
-    says: Option<Option<String>>,
+    /// What it says of our disks, as last written or found.
+    says: Option<Vec<Value>>,
     again: Option<Instant>,
     finding: Option<Finding>,
 }
@@ -47,7 +54,7 @@ impl StandingOrder {
     /// Whether it says what it should, or is not asked for: a disk that it
     /// still names must not be removed.
     pub(super) fn is_current(&self, facts: &Facts<'_>) -> bool {
-        !self.on || self.says.as_ref() == Some(&default_disks::wanted(facts))
+        !self.on || self.says.as_ref() == Some(&default_disks::ours(facts))
     }
 
     /// Makes it so. Whether that was news: a disk may be removed then.
@@ -60,12 +67,12 @@ impl StandingOrder {
         if !self.on || !facts.complete {
             return false;
         }
-        let wanted = default_disks::wanted(facts);
+        let wanted = default_disks::ours(facts);
         let soon = self.again.is_some_and(|again| now < again);
         if soon && (self.says.is_none() || self.says.as_ref() == Some(&wanted)) {
             return false;
         }
-        match make(api, wanted.as_deref()).await {
+        match make(api, &wanted, facts.mount_root).await {
             Ok(finding) => {
                 self.finding = finding;
                 let news = self.says.as_ref() != Some(&wanted);
@@ -83,15 +90,23 @@ impl StandingOrder {
     }
 }
 
-async fn make(api: &mut Connection, wanted: Option<&str>) -> Result<Option<Finding>, Failure> {
+async fn make(
+    api: &mut Connection,
+    ours: &[Value],
+    mount_root: &str,
+) -> Result<Option<Finding>, Failure> {
     let node = api.kubernetes_node().await?.metadata;
     let version = node.resource_version.unwrap_or_default();
-    let patch = default_disks::patch(wanted, node.annotations.as_ref(), &version);
+    let annotations = node.annotations.as_ref();
+    let patch = match default_disks::patch(ours, mount_root, annotations, &version) {
+        Ok(patch) => patch,
+        // Whatever it is, Longhorn does not follow it either.
+        Err(why) => return Ok(Some(Finding::of_node(Kind::DefaultDisksIgnored, why))),
+    };
     if let Some(patch) = patch {
         api.patch_kubernetes_node(&patch).await?;
     }
-    Ok(match wanted {
-        Some(_) => default_disks::ignored(node.labels.as_ref()),
-        None => None,
-    })
+    Ok((!ours.is_empty())
+        .then(|| default_disks::ignored(node.labels.as_ref()))
+        .flatten())
 }

@@ -189,6 +189,7 @@ impl Reconciler {
             View::Off
             | View::Connecting
             | View::Unreachable { .. }
+            | View::Forbidden { .. }
             | View::NotInstalled
             | View::Absent => None,
         }

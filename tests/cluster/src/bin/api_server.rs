@@ -5,12 +5,17 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use cluster_fixtures::server::{Options, Server, longhorn_node_crd, longhorn_replica_crd};
+use cluster_fixtures::{
+    admission::{Admission, Chain},
+    longhorn::{Manager, Policies, Webhook, manager},
+    server::{Options, Server, longhorn_node_crd, longhorn_replica_crd},
+};
 use serde_json::Value;
 
 /// A Kubernetes API server for tests. It keeps objects in memory, runs nothing,
@@ -43,6 +48,10 @@ struct Arguments {
     /// `kubectl` sends no token over plain HTTP
     #[arg(long, value_name = "OUT")]
     kubeconfig: Option<PathBuf>,
+    /// Be Longhorn on a node whose / is this directory: its webhook, and its
+    /// manager, which writes longhorn-disk.cfg there; may be repeated
+    #[arg(long, value_name = "NODE=DIR")]
+    longhorn: Vec<String>,
     /// Print a token of this ServiceAccount, bound to a pod on this node where one is named
     #[arg(long, value_name = "NAMESPACE/NAME[@NODE]")]
     token: Vec<String>,
@@ -53,6 +62,14 @@ const TOKEN_LIVES: Duration = Duration::from_hours(24 * 365);
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    let mut nodes = manager::Options::default();
+    nodes.defaults.labelled_only = true;
+    for node in &arguments.longhorn {
+        let (name, root) = node
+            .split_once('=')
+            .with_context(|| format!("{node:?} is no NODE=DIR"))?;
+        nodes = nodes.node(name, root);
+    }
     let server = Server::start(Options {
         listen: arguments.listen,
         tls: arguments.tls || arguments.kubeconfig.is_some(),
@@ -60,6 +77,12 @@ fn main() -> Result<()> {
         rbac: arguments.rbac,
         ..Options::default()
     });
+    // Policies that are applied take effect; Longhorn's webhook is asked last.
+    let mut asked: Vec<Arc<dyn Admission>> = vec![Arc::new(Policies::default())];
+    if !arguments.longhorn.is_empty() {
+        asked.push(Arc::new(Webhook::default()));
+    }
+    server.set_admission(Arc::new(Chain(asked)));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -79,6 +102,8 @@ fn main() -> Result<()> {
         for account in &arguments.token {
             println!("{}", token(&server, account)?);
         }
+        let _manager = (!arguments.longhorn.is_empty())
+            .then(|| Manager::start(server.config(&server.admin_token()), nodes));
         println!("{}", server.url());
         tokio::signal::ctrl_c().await?;
         Ok(())

@@ -1,7 +1,7 @@
 //! The API server's own record of its requests: its audit log.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fs,
     path::Path,
     sync::{Mutex, PoisonError},
@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::server::Seen;
+use crate::server::{NODE_CLAIM, Seen};
 
 /// Names of the files.
 pub(super) const POLICY: &str = "audit-policy.json";
@@ -51,6 +51,8 @@ struct Event {
 struct User {
     #[serde(default)]
     username: String,
+    #[serde(default)]
+    extra: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -115,9 +117,12 @@ fn whole(text: &str) -> &str {
 }
 
 fn seen(event: Event) -> Seen {
+    let node = event.user.extra.get(NODE_CLAIM);
+    let node = node.and_then(|nodes| nodes.first().cloned());
     let (path, query) = event.uri.split_once('?').unwrap_or((&event.uri, ""));
     Seen {
         user: event.user.username,
+        node: node.unwrap_or_default(),
         verb: event.verb,
         group: event.object_ref.api_group,
         version: event.object_ref.api_version,

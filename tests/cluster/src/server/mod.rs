@@ -72,7 +72,7 @@ use crate::{admission::Admission, endpoint::Endpoint};
 
 pub use crds::{longhorn_node_crd, longhorn_replica_crd};
 pub use mood::{Mood, Whom};
-pub use seen::Seen;
+pub use seen::{NODE_CLAIM, Seen};
 pub use store::Store;
 
 use self::{
@@ -332,6 +332,12 @@ impl Server {
     #[must_use]
     pub fn requests(&self) -> Vec<Seen> {
         self.shared.log.all()
+    }
+
+    /// How many requests have come since it was started.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.shared.log.count()
     }
 
     /// The log of requests begins anew.

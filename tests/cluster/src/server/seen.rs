@@ -2,11 +2,16 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// What a token says of the node that it is bound to, in the user's `extra`.
+pub const NODE_CLAIM: &str = "authentication.kubernetes.io/node-name";
+
 /// A request, as a test looks at it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Seen {
     /// Empty for a token that is not good.
     pub user: String,
+    /// Node that the token is bound to; empty for any other token.
+    pub node: String,
     /// As rights name it: `get`, `list`, `watch`, `create`, `update`, `patch`,
     /// `delete`, `deletecollection`; for what is no resource, the method.
     pub verb: String,
@@ -62,6 +67,12 @@ impl Log {
 
     pub fn all(&self) -> Vec<Seen> {
         self.lock().seen.clone()
+    }
+
+    /// How many came, those that were forgotten as well.
+    pub fn count(&self) -> usize {
+        let requests = self.lock();
+        requests.before + requests.seen.len()
     }
 
     pub fn forget(&self) {

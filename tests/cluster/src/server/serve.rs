@@ -24,7 +24,7 @@ use super::{
     mood::Mood,
     reviews,
     rows::Shape,
-    seen::Seen,
+    seen::{NODE_CLAIM, Seen},
     target::Target,
     tokens::ANONYMOUS,
 };
@@ -144,6 +144,9 @@ fn seen(target: &Target, parts: &Parts, user: Option<&UserInfo>) -> Seen {
     let agent = agent.and_then(|value| value.to_str().ok());
     Seen {
         user: user.map(|user| user.username.clone()).unwrap_or_default(),
+        node: user
+            .and_then(|user| user.extra.get(NODE_CLAIM)?.first().cloned())
+            .unwrap_or_default(),
         verb: target.verb.clone(),
         group: target.group.clone(),
         version: target.version.clone(),

@@ -29,17 +29,14 @@ fn cluster() -> LonghornCluster {
 }
 
 fn order(cluster: &LonghornCluster) -> Option<Value> {
-    let node = cluster.server().store().get("", "nodes", "", "k3s2")?;
+    let node = cluster.kubernetes_node("k3s2");
     let text = node["metadata"]["annotations"][ANNOTATION].as_str()?;
     Some(serde_json::from_str(text).expect("JSON"))
 }
 
 fn label(cluster: &LonghornCluster, value: &str) {
     let patch = json!({"metadata": {"labels": {LABEL: value}}});
-    cluster
-        .server()
-        .store()
-        .patch("", "nodes", "", "k3s2", &patch);
+    cluster.patch_kubernetes_node("k3s2", &patch);
 }
 
 #[test]
@@ -49,11 +46,7 @@ fn mounted_disks_are_named_and_the_order_goes_before_the_last_disk() {
     host.provision("sdb1");
     let _manager = cluster.manager(&[&host]);
     until("the node is there", || {
-        cluster
-            .server()
-            .store()
-            .get("", "nodes", "", "k3s2")
-            .is_some()
+        !cluster.kubernetes_node("k3s2").is_null()
     });
     label(&cluster, "config");
     let agent = cluster.agent(&host, &options());
@@ -65,9 +58,7 @@ fn mounted_disks_are_named_and_the_order_goes_before_the_last_disk() {
             "allowScheduling": true, "storageReserved": 1, "tags": [],
         }]))
     );
-    until("nothing is wrong", || {
-        agent.status.borrow().findings.is_empty()
-    });
+    until("nothing is wrong", || cluster.is_clean(&agent));
     until("Longhorn has looked at it", || {
         let status = &cluster.node("k3s2")["status"]["diskStatus"]["sdb1"];
         let conditions = status["conditions"].as_array();
@@ -91,11 +82,7 @@ fn mounted_disks_are_named_and_the_order_goes_before_the_last_disk() {
     assert_eq!(order(&cluster), None);
     assert!(cluster.entry("k3s2", "sdb1").is_null());
     // The label is the administrator's.
-    let node = cluster
-        .server()
-        .store()
-        .get("", "nodes", "", "k3s2")
-        .expect("a node");
+    let node = cluster.kubernetes_node("k3s2");
     assert_eq!(node["metadata"]["labels"][LABEL], "config");
 }
 
@@ -113,11 +100,7 @@ fn an_order_that_longhorn_does_not_read_is_told() {
             .iter()
             .any(|found| found.kind == Kind::DefaultDisksIgnored)
     });
-    let node = cluster
-        .server()
-        .store()
-        .get("", "nodes", "", "k3s2")
-        .expect("a node");
+    let node = cluster.kubernetes_node("k3s2");
     assert!(node["metadata"]["labels"][LABEL].is_null());
 }
 

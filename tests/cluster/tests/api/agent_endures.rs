@@ -11,7 +11,7 @@ use cluster_fixtures::{
     cluster::POLICIES,
     host::{Agent, AgentOptions, SimulatedHost},
     longhorn_cluster::{ACCOUNT, LonghornCluster, NAMESPACE, manifests, until},
-    server::{Mood, Options},
+    server::{Mood, Options, Whom},
 };
 use disk_discovery::longhorn::{View, finding::Kind, status::State};
 use serde_json::json;
@@ -97,7 +97,7 @@ fn an_api_server_that_takes_half_a_minute_for_each_answer_is_worked_with() {
     let _manager = cluster.manager(&[&host]);
     until("the node is there", || !cluster.node("k3s2").is_null());
     // As the agent meets it; Longhorn is not slowed down.
-    let whom = cluster_fixtures::server::Whom::account(NAMESPACE, ACCOUNT);
+    let whom = Whom::account(NAMESPACE, ACCOUNT);
     let slow = Mood::Slow(Duration::from_secs(12));
     cluster.server().mood_for(whom, slow);
     let agent = cluster.agent(&host, &AgentOptions::default());
@@ -396,6 +396,24 @@ fn a_cluster_that_cannot_keep_agents_to_their_nodes_is_told() {
     });
     // The trial was a dry run.
     assert!(cluster.node("k3s2")["metadata"]["labels"]["disk-discovery/probe"].is_null());
+}
+
+#[test]
+fn a_cluster_that_cannot_be_asked_who_one_is_keeps_nobody_to_its_node() {
+    let cluster = LonghornCluster::stand_in();
+    let reviews = Whom::Resource {
+        group: "authentication.k8s.io".to_owned(),
+        plural: "selfsubjectreviews".to_owned(),
+    };
+    cluster.server().mood_for(reviews, Mood::Failing(403));
+    let host = SimulatedHost::new("k3s2");
+    host.provision("sdb1");
+    let _manager = cluster.manager(&[&host]);
+    let agent = cluster.agent(&host, &hurried());
+    until("it is told", || is_told(&agent, Kind::NotConfined));
+    until("it is registered all the same", || {
+        registered(&cluster, "k3s2", "sdb1")
+    });
 }
 
 #[test]

@@ -37,7 +37,10 @@ fn is_ready(node: &Value, disk: &str) -> bool {
 
 impl Scene {
     fn new(options: &AgentOptions) -> Self {
-        let cluster = LonghornCluster::new();
+        Self::on(LonghornCluster::new(), options)
+    }
+
+    fn on(cluster: LonghornCluster, options: &AgentOptions) -> Self {
         let host = SimulatedHost::new("k3s2");
         host.provision("sdb1");
         host.provision("sdc1");
@@ -176,7 +179,7 @@ fn a_disk_that_stops_being_ready_on_its_way_is_not_removed() {
 
 #[test]
 fn replicas_that_the_status_does_not_show_keep_a_disk() {
-    let scene = Scene::new(&options());
+    let scene = Scene::on(LonghornCluster::stand_in(), &options());
     let uuid = scene.cluster.node("k3s2")["status"]["diskStatus"]["sdb1"]["diskUUID"].clone();
     // A replica of another node's manager's doing, which the status does not
     // count: only its label says where it is.
@@ -243,7 +246,7 @@ fn a_release_that_is_called_off_leaves_the_disk_as_people_had_it() {
 
 #[test]
 fn a_release_goes_on_after_a_restart_of_the_agent_and_an_outage() {
-    let scene = Scene::new(&options());
+    let scene = Scene::on(LonghornCluster::stand_in(), &options());
     scene.manager.evictions_hang(true);
     scene
         .manager

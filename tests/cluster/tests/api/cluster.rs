@@ -6,7 +6,7 @@ use axum::http::Method;
 use cluster_fixtures::{
     cluster::{Cluster, NAMESPACE, POLICIES},
     longhorn::rules::Settings,
-    server::Options,
+    server::{Options, longhorn_node_crd},
 };
 use kube::Client;
 use serde_json::{Value, json};
@@ -156,6 +156,15 @@ async fn what_is_applied_again_is_replaced() {
     let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/roles/agent");
     assert_eq!(cluster.get(&path)["rules"][0]["verbs"], json!(["list"]));
     assert_eq!(cluster.get(&format!("{path}s")), Value::Null);
+    // One that takes no change without the version that is stored.
+    cluster.define(&[longhorn_node_crd()]);
+    let mut node = longhorn_node("k3s2");
+    node["metadata"]["namespace"] = json!(NAMESPACE);
+    cluster.apply(&[node.clone()]);
+    node["spec"]["tags"] = json!(["t"]);
+    cluster.apply(&[node]);
+    let path = format!("{}/k3s2", longhorn_nodes(NAMESPACE));
+    assert_eq!(cluster.get(&path)["spec"]["tags"], json!(["t"]));
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
     reason = "a test that cannot go on should say so and stop"
 )]
 
+mod agent_costs;
 mod agent_default_disks;
 mod agent_endures;
 mod agent_registers;

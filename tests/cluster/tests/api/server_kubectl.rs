@@ -4,12 +4,14 @@ use std::{
     env, fs,
     io::{BufRead, BufReader},
     process::{Command, Output, Stdio},
+    sync::mpsc,
+    thread,
 };
 
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::ask::{Place, longhorn_node, merge};
+use crate::ask::{PATIENCE, Place, longhorn_node, merge};
 
 /// `kubectl` with a configuration and a home of its own.
 struct Kubectl {
@@ -296,8 +298,15 @@ async fn kubectl_watches() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("kubectl");
-    let mut lines = BufReader::new(watching.stdout.take().expect("an output")).lines();
-    let mut next = || lines.next().expect("a line").expect("text");
+    let output = BufReader::new(watching.stdout.take().expect("an output"));
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        output
+            .lines()
+            .map_while(Result::ok)
+            .try_for_each(|line| sender.send(line))
+    });
+    let next = || lines.recv_timeout(PATIENCE).expect("a line");
     assert!(next().starts_with("EVENT "));
     assert!(next().starts_with("ADDED "));
     merge(

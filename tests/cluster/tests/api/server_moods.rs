@@ -3,6 +3,7 @@
 
 use std::{
     sync::{Arc, Mutex},
+    thread,
     time::Duration,
 };
 
@@ -339,6 +340,27 @@ async fn a_thousand_watches_are_told_of_their_own_object_only() {
     assert_eq!(watching.count(), 1_000);
     let (code, _) = ask(&client, axum::http::Method::GET, &node(), "", &Value::Null).await;
     assert_eq!(code, 200);
+}
+
+#[tokio::test]
+async fn what_a_test_writes_past_the_server_and_what_clients_write_is_all_kept() {
+    let (server, client) = start(Options::default()).await;
+    let store = server.store();
+    let disk = |name: String| json!({"spec": {"disks": {name: {"path": "/p"}}}});
+    let writer = thread::spawn(move || {
+        for number in 0..200 {
+            let patch = disk(format!("past{number}"));
+            store.patch("longhorn.io", "nodes", "default", "k3s2", &patch);
+        }
+    });
+    for number in 0..80 {
+        let (code, answer) = merge(&client, &node(), &disk(format!("by{number}"))).await;
+        assert_eq!(code, 200, "{answer}");
+    }
+    writer.join().expect("written");
+    let (_, node) = get(&client, &node()).await;
+    let disks = node["spec"]["disks"].as_object().expect("disks");
+    assert_eq!(disks.len(), 1 + 200 + 80);
 }
 
 trait UntilSeen {

@@ -6,7 +6,9 @@ use cluster_fixtures::server::{Options, Server, longhorn_node_crd};
 use kube::Client;
 use serde_json::{Value, json};
 
-use crate::ask::{Place, delete, get, install, longhorn_node, longhorn_nodes, merge, post, text};
+use crate::ask::{
+    PATIENCE, Place, delete, get, install, longhorn_node, longhorn_nodes, merge, post, text,
+};
 
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 const WHO_AM_I: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
@@ -85,6 +87,24 @@ impl Place {
     }
 }
 
+/// Until the answer is as it must be: a real API server hears of roles and
+/// bindings a moment after they were stored.
+async fn heard(client: &Client, path: &str, holds: impl Fn(u16, &Value) -> bool) {
+    let mut last = Value::Null;
+    let asked = async {
+        loop {
+            let (code, answer) = get(client, path).await;
+            if holds(code, &answer) {
+                return;
+            }
+            last = answer;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let outcome = tokio::time::timeout(PATIENCE, asked).await;
+    assert!(outcome.is_ok(), "{last}");
+}
+
 #[tokio::test]
 async fn a_token_that_nobody_gave_out_is_unauthorized() {
     let at = Place::new().await;
@@ -123,12 +143,11 @@ async fn what_no_role_allows_is_forbidden_in_so_many_words() {
     );
     // A binding to a role that is not there is said so.
     at.bind("agent").await;
-    let (_, refused) = get(&agent, &at.node("k3s2")).await;
-    let message = text(&refused, "/message");
-    assert!(
-        message.ends_with(": RBAC: role.rbac.authorization.k8s.io \"agent\" not found"),
-        "{message}"
-    );
+    heard(&agent, &at.node("k3s2"), |_, refused| {
+        text(refused, "/message")
+            .ends_with(": RBAC: role.rbac.authorization.k8s.io \"agent\" not found")
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -137,7 +156,7 @@ async fn a_role_allows_its_verbs_in_its_namespace_and_nothing_else() {
     at.make_node("k3s2").await;
     let agent = at.account("agent", None).await;
     at.allow("agent", &["get", "list", "patch"], &[]).await;
-    assert_eq!(get(&agent, &at.node("k3s2")).await.0, 200);
+    heard(&agent, &at.node("k3s2"), |code, _| code == 200).await;
     assert_eq!(get(&agent, &at.nodes()).await.0, 200);
     let patch = json!({"spec": {"tags": ["t"]}});
     assert_eq!(merge(&agent, &at.node("k3s2"), &patch).await.0, 200);
@@ -162,7 +181,7 @@ async fn a_role_for_one_name_allows_a_list_that_selects_it() {
     let agent = at.account("agent", None).await;
     at.allow("agent", &["get", "list"], &["k3s2"]).await;
     let one = |name: &str| format!("{}?fieldSelector=metadata.name%3D{name}", at.nodes());
-    assert_eq!(get(&agent, &one("k3s2")).await.0, 200);
+    heard(&agent, &one("k3s2"), |code, _| code == 200).await;
     assert_eq!(get(&agent, &at.node("k3s2")).await.0, 404);
     assert_eq!(get(&agent, &one("k3s1")).await.0, 403);
     assert_eq!(get(&agent, &at.node("k3s1")).await.0, 403);
@@ -235,7 +254,8 @@ async fn a_token_is_bound_only_to_a_pod_of_its_account() {
 async fn one_can_ask_what_one_may_do() {
     let at = Place::new().await;
     let agent = at.account("agent", None).await;
-    at.allow("agent", &["patch"], &["k3s2"]).await;
+    at.allow("agent", &["get", "patch"], &["k3s2"]).await;
+    heard(&agent, &at.node("k3s2"), |code, _| code == 404).await;
     for (verb, name, allowed) in [
         ("patch", "k3s2", true),
         ("patch", "k3s1", false),

@@ -104,7 +104,7 @@ fn claims_are_read_with_optional_types_and_without() {
         "request.userInfo.extra['authentication.kubernetes.io/node-name'][0] == 'k3s1'",
         "request.userInfo.?extra[?'authentication.kubernetes.io/node-name'][?0].orValue('') == 'k3s1'",
         "request.userInfo.?extra[?'authentication.kubernetes.io/other'][?0].orValue('-') == '-'",
-        "object.metadata.?annotations.orValue({}) == {}",
+        "object.metadata.?ownerReferences.orValue([]) == []",
         "'system:authenticated' in request.userInfo.groups",
     ] {
         holds(expression).expect(expression);

@@ -57,6 +57,7 @@ fn longhorn() -> Value {
         "metadata": {
             "name": "k3s1", "namespace": "longhorn-system", "finalizers": ["longhorn.io"],
             "labels": {"a": "b"},
+            "annotations": {"theirs": "1", "disk-discovery/frozen": "moving"},
         },
         "spec": {
             "name": "k3s1", "allowScheduling": true, "evictionRequested": false,

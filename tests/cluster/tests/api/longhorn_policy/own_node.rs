@@ -72,8 +72,15 @@ fn the_agent_may_do_its_work_on_its_own_node() {
         (
             "annotates",
             changed(
-                "/metadata/annotations",
-                Some(json!({"node.longhorn.io/paths": "/mnt/longhorn/sdb1"})),
+                "/metadata/annotations/node.longhorn.io~1paths",
+                Some(json!("/mnt/longhorn/sdb1")),
+            ),
+        ),
+        (
+            "asks for an answer",
+            changed(
+                "/metadata/annotations/disk-discovery~1is-agent-alive",
+                Some(json!("me")),
             ),
         ),
         (
@@ -211,6 +218,31 @@ fn the_agent_may_do_nothing_else() {
         (
             "changes the type",
             changed("/spec/disks/sdb1/diskType", Some(json!("block"))),
+        ),
+        (
+            "changes the driver",
+            changed("/spec/disks/default/diskDriver", Some(json!("nvme"))),
+        ),
+        (
+            "lifts a freeze",
+            changed(
+                "/metadata/annotations/disk-discovery~1frozen",
+                Some(json!("false")),
+            ),
+        ),
+        (
+            "drops an annotation of others",
+            changed("/metadata/annotations", None),
+        ),
+        (
+            "an event with the name of another node's",
+            Call {
+                new: Some(json!({
+                    "kind": "Event", "metadata": {"name": "k3s2.1234"},
+                    "regarding": {"kind": "Node", "name": "k3s1"},
+                })),
+                ..event("k3s1")
+            },
         ),
         (
             "stops a disk elsewhere",
