@@ -2,15 +2,17 @@
 //! named storage, and never damages a disk that holds anything.
 //!
 //! ```text
-//! observe ─► decide ─► provision ─► serve
-//! facts      verdicts  the only     health and
-//! (reads)    (pure)    writer       /v1/disks
+//! observe ─► decide ─► provision ─► register ─► serve
+//! facts      verdicts  the only     the only    health and
+//! (reads)    (pure)    writer of    writer of   /v1/disks
+//!                      disks        the API
 //! ```
 //!
 //! Data flows one way. [`observe`] reads what is and keeps every error,
 //! [`decide`] is pure, [`provision`] alone writes to disks and can only be
 //! entered with values that the checks make, [`reconcile`] is the loop around
-//! them, [`serve`] shows what the loop last saw. [`claim`] is the mark that
+//! them, [`longhorn`] registers what the loop last saw and alone writes to the
+//! API, [`serve`] shows it. [`claim`] is the mark that
 //! makes a disk ours, [`journal`] what we are about to write, [`ledger`] what
 //! was done on this host, [`approval`] a person's word for one disk.
 

@@ -328,8 +328,17 @@ pub fn manifest(name: &str) -> Vec<Value> {
 /// # Panics
 ///
 /// When it does not come.
-pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
+pub fn until(what: &str, holds: impl FnMut() -> bool) {
+    until_within(PATIENCE, what, holds);
+}
+
+/// Waits for a state that takes longer.
+///
+/// # Panics
+///
+/// When it does not come.
+pub fn until_within(patience: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + patience;
     while !holds() {
         assert!(Instant::now() < end, "it did not come to be that {what}");
         std::thread::sleep(Duration::from_millis(20));

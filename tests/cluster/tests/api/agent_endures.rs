@@ -10,7 +10,7 @@ use std::{
 use cluster_fixtures::{
     cluster::POLICIES,
     host::{Agent, AgentOptions, SimulatedHost},
-    longhorn_cluster::{ACCOUNT, LonghornCluster, NAMESPACE, manifests, until},
+    longhorn_cluster::{ACCOUNT, LonghornCluster, NAMESPACE, manifests, until, until_within},
     server::{Mood, Options, Whom},
 };
 use disk_discovery::longhorn::{View, finding::Kind, status::State};
@@ -98,10 +98,14 @@ fn an_api_server_that_takes_half_a_minute_for_each_answer_is_worked_with() {
     until("the node is there", || !cluster.node("k3s2").is_null());
     // As the agent meets it; Longhorn is not slowed down.
     let whom = Whom::account(NAMESPACE, ACCOUNT);
-    let slow = Mood::Slow(Duration::from_secs(12));
+    let slow = Mood::Slow(Duration::from_secs(30));
     cluster.server().mood_for(whom, slow);
     let agent = cluster.agent(&host, &AgentOptions::default());
-    until("it is registered", || registered(&cluster, "k3s2", "sdb1"));
+    // Five answers one after the other, and room for a busy machine.
+    let patience = Duration::from_mins(6);
+    until_within(patience, "it is registered", || {
+        registered(&cluster, "k3s2", "sdb1")
+    });
     assert!(cluster.is_clean(&agent));
 }
 
