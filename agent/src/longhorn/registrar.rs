@@ -7,12 +7,13 @@
 
 mod confinement;
 mod connection;
+mod judge;
 mod leaving;
+mod picture;
 mod standing_order;
 mod told;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -24,28 +25,23 @@ use tokio::sync::watch;
 use super::{
     LonghornSettings, Sight, View,
     api::Failure,
-    audit::{Facts, PATHS, audit},
-    disks::{ConfigReader, OurDisk, Said, is_mounted, of_round},
+    disks::{ConfigReader, of_round},
     events::{Events, event},
     finding::{Finding, Kind},
     node::Node,
-    owner::{AGENT, ANSWER, Asked, Owner, QUESTION, owner},
+    owner::{AGENT, QUESTION},
     patience::{Symptoms, Writes},
-    register::{self, Change, SUMMARY, Terms},
+    register::{Change, Terms},
     status::{State, Status},
-    summary::Summary,
 };
 use crate::{
-    config::Mode,
-    ledger::{Ledger, ReleasePhase, Standing},
-    observe::Host,
-    releases::Told,
-    report::Round,
-    units::DiskName,
+    config::Mode, ledger::Ledger, observe::Host, releases::Told, report::Round, units::DiskName,
 };
 use confinement::Confinement;
 use connection::Connection;
-use leaving::{Leaving, Wanted};
+use judge::Judgement;
+use leaving::Leaving;
+use picture::Picture;
 use standing_order::StandingOrder;
 
 /// Steps follow each other no faster: the Node may change a hundred times a
@@ -104,61 +100,6 @@ struct Registrar {
     /// The API could not be reached when it was last looked.
     unreachable: bool,
     next: Option<Instant>,
-}
-
-/// What a step finds.
-struct Judgement {
-    findings: Vec<Finding>,
-    change: Change,
-    owner: Owner,
-    /// The part of the change that is for disks that leave or return.
-    wanted: Wanted,
-}
-
-/// A step's view of things.
-struct Picture {
-    round: Arc<Round>,
-    disks: Vec<OurDisk>,
-    said: BTreeMap<DiskName, Said>,
-    known: BTreeSet<DiskName>,
-    released: BTreeSet<DiskName>,
-    standing: Option<Standing>,
-    complete: bool,
-}
-
-impl Picture {
-    /// The ledger may have changed since, by this task's own doing as well.
-    fn read_again(&mut self, standing: Option<Standing>) {
-        let known = standing.iter().flat_map(|standing| standing.disks.values());
-        self.known = known.map(|kept| kept.name.clone()).collect();
-        let releases = standing
-            .iter()
-            .flat_map(|standing| standing.releases.values());
-        let is_leaving = |phase: &ReleasePhase| match phase {
-            ReleasePhase::Leaving { .. } | ReleasePhase::Left => true,
-            ReleasePhase::Returning { .. } => false,
-        };
-        self.released = releases
-            .filter(|release| is_leaving(&release.phase))
-            .map(|release| release.name.clone())
-            .collect();
-        self.complete = standing.is_some()
-            && self.round.inventory.host_mounts.known().is_ok()
-            && !self.round.inventory.devices.is_empty();
-        self.standing = standing;
-    }
-
-    fn facts<'a>(&'a self, node: &'a Node, mount_root: &'a str) -> Facts<'a> {
-        Facts {
-            node,
-            disks: &self.disks,
-            said: &self.said,
-            known: &self.known,
-            released: &self.released,
-            mount_root,
-            complete: self.complete,
-        }
-    }
 }
 
 /// Keeps the Longhorn Node in step from here on. `config` is asked before each
@@ -333,7 +274,7 @@ impl Registrar {
                         if self.order.keep(&mut self.api, &facts, now).await {
                             self.wake(Some(now));
                         }
-                        self.wake(self.order.due());
+                        self.wake(self.order.due(now));
                     }
                     self.events.hold(told::holding(&picture.round, &findings));
                     self.tell(&node).await;
@@ -427,125 +368,7 @@ impl Registrar {
     async fn look(&mut self, round: Arc<Round>) -> Picture {
         let disks = of_round(&round, &self.settings.mount_root);
         let said = self.reader.read(&disks).await;
-        let mut picture = Picture {
-            round,
-            disks,
-            said,
-            known: BTreeSet::new(),
-            released: BTreeSet::new(),
-            standing: None,
-            complete: false,
-        };
-        picture.read_again(self.leaving.standing());
-        picture
-    }
-
-    /// What is wrong, what is to be written, and for whom.
-    fn judge(&mut self, node: &Node, picture: &Picture, now: Instant) -> Judgement {
-        let facts = picture.facts(node, &self.settings.mount_root);
-        let (mut findings, due) = self.symptoms.lasting(audit(&facts), now);
-        let asked = match self.question {
-            None => Asked::No,
-            Some((at, false)) => Asked::Since(now.duration_since(at) * self.settings.hurry),
-            Some((at, true)) => Asked::Answered(now.duration_since(at) * self.settings.hurry),
-        };
-        let owner = owner(node, &self.settings.agent, asked);
-        if let Owner::Other(other) = &owner {
-            if let Some((at, answered)) = &mut self.question
-                && !*answered
-            {
-                (*at, *answered) = (now, true);
-            }
-            let me = &self.settings.agent;
-            let detail = format!("agent {other}, this one is {me}");
-            findings.push(Finding::of_node(Kind::AnotherAgent, detail));
-        }
-        findings.extend(self.confinement.finding());
-        findings.extend(self.order.finding());
-        let terms = &self.settings.terms;
-        let wanted = register::change(&facts, &findings, terms, &BTreeSet::new());
-        let generation = node.metadata.generation;
-        let held = self.writes.held_back(&wanted.added, generation, now);
-        let mut change = if held.is_empty() {
-            wanted
-        } else {
-            register::change(&facts, &findings, terms, &held)
-        };
-        self.verify(&mut change, picture);
-        let mut wanted = Wanted::default();
-        let speaks = owner.is_me() && !self.confinement.is_elsewhere();
-        if !speaks {
-            self.leaving.wait("another agent speaks for this node");
-        } else if self.settings.mode == Mode::Enforce
-            && let Some(standing) = &picture.standing
-        {
-            let may_remove = self.order.is_current(&facts);
-            wanted = self.leaving.step(&facts, standing, may_remove);
-            let mut joined = change.clone();
-            wanted.join(&mut joined);
-            // What is rejected of a release keeps no disk from being registered.
-            let generation = node.metadata.generation;
-            if !self.writes.is_rejected(&joined, generation, now) {
-                change = joined;
-            }
-            self.wake(wanted.again);
-        }
-        if owner.is_me() {
-            let summarised: Vec<Finding> = findings
-                .iter()
-                .cloned()
-                .chain(self.writes.findings(now))
-                .collect();
-            self.summarise(node, picture, &summarised, &mut change, now);
-        }
-        if owner.is_me() || matches!(owner, Owner::Ask(_)) {
-            register::claim(&owner, &self.settings.agent, &mut change);
-        } else {
-            change = Change::default();
-        }
-        self.wake(due);
-        if matches!(owner, Owner::Waiting(_)) {
-            let wait = ANSWER / self.settings.hurry;
-            self.wake(self.question.map(|(at, _)| at + wait));
-        }
-        Judgement {
-            findings,
-            change,
-            owner,
-            wanted,
-        }
-    }
-
-    /// Drops entries of disks that are not mounted at this very moment,
-    /// whatever the round saw.
-    fn verify(&self, change: &mut Change, picture: &Picture) {
-        for disk in &picture.disks {
-            let there = |devno| is_mounted(&self.settings.host, &disk.path, devno);
-            if change.added.contains(&disk.name) && !disk.mounted.is_some_and(there) {
-                change.added.remove(&disk.name);
-                change.disks.remove(disk.name.as_str());
-                // The next step finds what is to be said of paths.
-                change.annotations.remove(PATHS);
-            }
-        }
-    }
-
-    fn summarise(
-        &mut self,
-        node: &Node,
-        picture: &Picture,
-        findings: &[Finding],
-        change: &mut Change,
-        now: Instant,
-    ) {
-        let summary = Summary::of(&picture.round, &picture.disks, findings, self.settings.mode);
-        let line = summary.line();
-        let annotations = node.metadata.annotations.as_ref();
-        if annotations.and_then(|all| all.get(SUMMARY)) == Some(&line) {
-            self.writes.summary_is_current();
-        } else if !change.is_empty() || self.writes.summary_is_due(&line, now) {
-            change.annotations.insert(SUMMARY, Some(line));
-        }
+        Picture::of(round, disks, said, self.leaving.standing())
     }
 
     fn written(&mut self, change: &Change, picture: &Picture, now: Instant) {

@@ -47,8 +47,8 @@ impl StandingOrder {
     }
 
     /// When to look again.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.again.filter(|_| self.on)
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        self.again.filter(|again| self.on && *again > now)
     }
 
     /// Whether it says what it should, or is not asked for: a disk that it

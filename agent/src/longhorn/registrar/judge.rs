@@ -1,0 +1,138 @@
+//! What a step of the registrar finds wrong, and what it wants to write.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use super::{
+    super::{
+        audit::{PATHS, audit},
+        disks::is_mounted,
+        finding::{Finding, Kind},
+        node::Node,
+        owner::{ANSWER, Asked, Owner, owner},
+        register::{self, Change, SUMMARY},
+        summary::Summary,
+    },
+    Registrar,
+    leaving::Wanted,
+    picture::Picture,
+};
+use crate::config::Mode;
+
+/// What a step finds.
+pub(super) struct Judgement {
+    pub findings: Vec<Finding>,
+    pub change: Change,
+    pub owner: Owner,
+    /// The part of the change that is for disks that leave or return.
+    pub wanted: Wanted,
+}
+
+impl Registrar {
+    /// What is wrong, what is to be written, and for whom.
+    pub(super) fn judge(&mut self, node: &Node, picture: &Picture, now: Instant) -> Judgement {
+        let facts = picture.facts(node, &self.settings.mount_root);
+        let (mut findings, due) = self.symptoms.lasting(audit(&facts), now);
+        let asked = match self.question {
+            None => Asked::No,
+            Some((at, false)) => Asked::Since(now.duration_since(at) * self.settings.hurry),
+            Some((at, true)) => Asked::Answered(now.duration_since(at) * self.settings.hurry),
+        };
+        let owner = owner(node, &self.settings.agent, asked);
+        if let Owner::Other(other) = &owner {
+            if let Some((at, answered)) = &mut self.question
+                && !*answered
+            {
+                (*at, *answered) = (now, true);
+            }
+            let me = &self.settings.agent;
+            let detail = format!("agent {other}, this one is {me}");
+            findings.push(Finding::of_node(Kind::AnotherAgent, detail));
+        }
+        findings.extend(self.confinement.finding());
+        findings.extend(self.order.finding());
+        let terms = &self.settings.terms;
+        let wanted = register::change(&facts, &findings, terms, &BTreeSet::new());
+        let generation = node.metadata.generation;
+        let held = self.writes.held_back(&wanted.added, generation, now);
+        let mut change = if held.is_empty() {
+            wanted
+        } else {
+            register::change(&facts, &findings, terms, &held)
+        };
+        self.verify(&mut change, picture);
+        let mut wanted = Wanted::default();
+        let speaks = owner.is_me() && !self.confinement.is_elsewhere();
+        if !speaks {
+            self.leaving.wait("another agent speaks for this node");
+        } else if self.settings.mode == Mode::Enforce
+            && let Some(standing) = &picture.standing
+        {
+            let may_remove = self.order.is_current(&facts);
+            wanted = self.leaving.step(&facts, standing, may_remove);
+            let mut joined = change.clone();
+            wanted.join(&mut joined);
+            // What is rejected of a release keeps no disk from being registered.
+            let generation = node.metadata.generation;
+            if !self.writes.is_rejected(&joined, generation, now) {
+                change = joined;
+            }
+            self.wake(wanted.again);
+        }
+        if owner.is_me() {
+            let summarised: Vec<Finding> = findings
+                .iter()
+                .cloned()
+                .chain(self.writes.findings(now))
+                .collect();
+            self.summarise(node, picture, &summarised, &mut change, now);
+        }
+        if owner.is_me() || matches!(owner, Owner::Ask(_)) {
+            register::claim(&owner, &self.settings.agent, &mut change);
+        } else {
+            change = Change::default();
+        }
+        self.wake(due);
+        if matches!(owner, Owner::Waiting(_)) {
+            let wait = ANSWER / self.settings.hurry;
+            self.wake(self.question.map(|(at, _)| at + wait));
+        }
+        Judgement {
+            findings,
+            change,
+            owner,
+            wanted,
+        }
+    }
+
+    /// Drops entries of disks that are not mounted at this very moment,
+    /// whatever the round saw.
+    fn verify(&self, change: &mut Change, picture: &Picture) {
+        for disk in &picture.disks {
+            let there = |devno| is_mounted(&self.settings.host, &disk.path, devno);
+            if change.added.contains(&disk.name) && !disk.mounted.is_some_and(there) {
+                change.added.remove(&disk.name);
+                change.disks.remove(disk.name.as_str());
+                // The next step finds what is to be said of paths.
+                change.annotations.remove(PATHS);
+            }
+        }
+    }
+
+    fn summarise(
+        &mut self,
+        node: &Node,
+        picture: &Picture,
+        findings: &[Finding],
+        change: &mut Change,
+        now: Instant,
+    ) {
+        let summary = Summary::of(&picture.round, &picture.disks, findings, self.settings.mode);
+        let line = summary.line();
+        let annotations = node.metadata.annotations.as_ref();
+        if annotations.and_then(|all| all.get(SUMMARY)) == Some(&line) {
+            self.writes.summary_is_current();
+        } else if !change.is_empty() || self.writes.summary_is_due(&line, now) {
+            change.annotations.insert(SUMMARY, Some(line));
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What one step of the registrar starts from, besides the Node.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::super::{
+    audit::Facts,
+    disks::{OurDisk, Said},
+    node::Node,
+};
+use crate::{
+    ledger::{ReleasePhase, Standing},
+    report::Round,
+    units::DiskName,
+};
+
+/// A step's view of things.
+pub(super) struct Picture {
+    pub round: Arc<Round>,
+    pub disks: Vec<OurDisk>,
+    pub said: BTreeMap<DiskName, Said>,
+    pub known: BTreeSet<DiskName>,
+    pub released: BTreeSet<DiskName>,
+    pub standing: Option<Standing>,
+    pub complete: bool,
+}
+
+impl Picture {
+    /// Of a round and what the mounted disks say.
+    pub(super) fn of(
+        round: Arc<Round>,
+        disks: Vec<OurDisk>,
+        said: BTreeMap<DiskName, Said>,
+        standing: Option<Standing>,
+    ) -> Self {
+        let mut picture = Self {
+            round,
+            disks,
+            said,
+            known: BTreeSet::new(),
+            released: BTreeSet::new(),
+            standing: None,
+            complete: false,
+        };
+        picture.read_again(standing);
+        picture
+    }
+
+    /// The ledger may have changed since, by this task's own doing as well.
+    pub(super) fn read_again(&mut self, standing: Option<Standing>) {
+        let known = standing.iter().flat_map(|standing| standing.disks.values());
+        self.known = known.map(|kept| kept.name.clone()).collect();
+        let releases = standing
+            .iter()
+            .flat_map(|standing| standing.releases.values());
+        let is_leaving = |phase: &ReleasePhase| match phase {
+            ReleasePhase::Leaving { .. } | ReleasePhase::Left => true,
+            ReleasePhase::Returning { .. } => false,
+        };
+        self.released = releases
+            .filter(|release| is_leaving(&release.phase))
+            .map(|release| release.name.clone())
+            .collect();
+        self.complete = standing.is_some()
+            && self.round.inventory.host_mounts.known().is_ok()
+            && !self.round.inventory.devices.is_empty();
+        self.standing = standing;
+    }
+
+    pub(super) fn facts<'a>(&'a self, node: &'a Node, mount_root: &'a str) -> Facts<'a> {
+        Facts {
+            node,
+            disks: &self.disks,
+            said: &self.said,
+            known: &self.known,
+            released: &self.released,
+            mount_root,
+            complete: self.complete,
+        }
+    }
+}
