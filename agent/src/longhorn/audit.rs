@@ -32,8 +32,10 @@ pub struct Facts<'a> {
     pub said: &'a BTreeMap<DiskName, Said>,
     /// Names of disks that were mounted on this host, there or not.
     pub known: &'a BTreeSet<DiskName>,
-    /// Disks that a person released.
+    /// Disks that a person releases or has released.
     pub released: &'a BTreeSet<DiskName>,
+    /// Those of them that have left Longhorn.
+    pub left: &'a BTreeSet<DiskName>,
     /// Directory below which disks are mounted.
     pub mount_root: &'a str,
     /// The mounts and disks of the host could be read: otherwise nothing is
@@ -177,7 +179,21 @@ pub fn audit(facts: &Facts<'_>) -> Vec<Finding> {
             seen.push(Finding::of(&name, Kind::DiskMissing, detail));
         }
     }
+    seen.extend(again(facts));
     seen
+}
+
+/// Disks that have left and that somebody has registered again: nothing is
+/// mounted there.
+fn again(facts: &Facts<'_>) -> Vec<Finding> {
+    let entries = facts.node.spec.disks.values();
+    let names = entries.filter_map(|entry| name_at(facts.mount_root, &entry.path));
+    let left = names.filter(|name| facts.left.contains(name));
+    left.map(|name| {
+        let detail = "it was released, and Longhorn has an entry of it again";
+        Finding::of(&name, Kind::DiskMissing, detail)
+    })
+    .collect()
 }
 
 /// What Longhorn's file on a mounted disk says, against Longhorn's own word.

@@ -55,6 +55,7 @@ pub struct Scene {
     pub said: BTreeMap<DiskName, Said>,
     pub known: BTreeSet<DiskName>,
     pub released: BTreeSet<DiskName>,
+    pub left: BTreeSet<DiskName>,
     pub blind: bool,
 }
 
@@ -92,6 +93,7 @@ impl Scene {
             said: &self.said,
             known: &self.known,
             released: &self.released,
+            left: &self.left,
             mount_root: "/mnt/longhorn",
             complete: !self.blind,
         }

@@ -106,6 +106,17 @@ fn a_disk_that_was_released_is_not_missed() {
 }
 
 #[test]
+fn a_disk_that_has_left_and_is_registered_again_is_told() {
+    let mut scene = Scene::default();
+    for set in [&mut scene.known, &mut scene.released, &mut scene.left] {
+        set.insert(name("sdb1"));
+    }
+    assert_eq!(kinds(&scene, &node(json!({}), json!({}), json!({}))), []);
+    let missing = ("sdb1".to_owned(), Kind::DiskMissing);
+    assert_eq!(kinds(&scene, &registered(json!({}))), [missing]);
+}
+
+#[test]
 fn a_name_or_path_that_is_used_otherwise_is_told() {
     let scene = Scene::with([disk("sdb1")]);
     for (disks, kind) in [

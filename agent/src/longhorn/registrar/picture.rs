@@ -23,6 +23,7 @@ pub(super) struct Picture {
     pub said: BTreeMap<DiskName, Said>,
     pub known: BTreeSet<DiskName>,
     pub released: BTreeSet<DiskName>,
+    pub left: BTreeSet<DiskName>,
     pub standing: Option<Standing>,
     pub complete: bool,
 }
@@ -41,6 +42,7 @@ impl Picture {
             said,
             known: BTreeSet::new(),
             released: BTreeSet::new(),
+            left: BTreeSet::new(),
             standing: None,
             complete: false,
         };
@@ -63,6 +65,13 @@ impl Picture {
             .filter(|release| is_leaving(&release.phase))
             .map(|release| release.name.clone())
             .collect();
+        let left = standing
+            .iter()
+            .flat_map(|standing| standing.releases.values());
+        self.left = left
+            .filter(|release| release.phase == ReleasePhase::Left)
+            .map(|release| release.name.clone())
+            .collect();
         self.complete = standing.is_some()
             && self.round.inventory.host_mounts.known().is_ok()
             && !self.round.inventory.devices.is_empty();
@@ -76,6 +85,7 @@ impl Picture {
             said: &self.said,
             known: &self.known,
             released: &self.released,
+            left: &self.left,
             mount_root,
             complete: self.complete,
         }
