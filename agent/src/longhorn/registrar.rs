@@ -244,7 +244,8 @@ impl Registrar {
                 let (more, again) = self.leaving.count(&mut self.api, version).await;
                 self.wake(again);
                 if more {
-                    attempts += 1;
+                    // Counting takes time: what follows from it is read again.
+                    (attempts, fresh) = (attempts + 1, false);
                     continue;
                 }
             }
