@@ -144,6 +144,7 @@ impl<'a> Command<'a> {
     fn ended(&self, wanted: &str) -> Result<String> {
         let mut code = String::new();
         self.member.until(&format!("{} ends", self.name), || {
+            // There is no such file before it has ended.
             code = self
                 .member
                 .sh(&format!("cat /run/{}.code || true", self.name))?;

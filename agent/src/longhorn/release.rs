@@ -8,7 +8,10 @@
 
 use std::fmt;
 
-use super::node::{DiskSpec, DiskStatus, NodeSpec, NodeStatus};
+use super::{
+    audit::clean,
+    node::{DiskSpec, DiskStatus, NodeSpec, NodeStatus},
+};
 use crate::units::{Bytes, DiskName};
 
 /// What is known of a disk that leaves.
@@ -224,18 +227,12 @@ fn not_ready(status: &DiskStatus) -> Option<String> {
     })
 }
 
-/// Longhorn takes paths for the same that differ in their slashes.
-fn parts(path: &str) -> impl Iterator<Item = &str> {
-    path.split('/').filter(|part| !["", "."].contains(part))
-}
-
 fn is_at(path: &str, place: &str) -> bool {
-    parts(path).eq(parts(place))
+    clean(path) == clean(place)
 }
 
 fn is_in(path: &str, place: &str) -> bool {
-    let mut path = parts(path);
-    parts(place).all(|part| path.next() == Some(part))
+    clean(path).starts_with(clean(place))
 }
 
 #[cfg(test)]
@@ -379,7 +376,11 @@ mod tests {
 
     #[test]
     fn a_disk_that_longhorn_has_by_another_name_or_path_does_not_leave() {
-        for path in ["/mnt/longhorn//sdb1", "/mnt/longhorn/sdb1/inside"] {
+        for path in [
+            "/mnt/longhorn//sdb1",
+            "/mnt/longhorn/sdb1/inside",
+            "/mnt/x/../longhorn/sdb1",
+        ] {
             let (mut spec, status) = node(None, None);
             let theirs = DiskSpec {
                 path: path.to_owned(),
