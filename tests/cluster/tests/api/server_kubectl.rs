@@ -236,7 +236,8 @@ async fn kubectl_applies_a_node_and_leaves_the_disks_of_others() {
         kubectl.says(&["apply", "-f", &file]),
         "node.longhorn.io/k3s2 configured"
     );
-    let path = "jsonpath={.spec.disks.*.path} {.spec.tags}";
+    // Each by its name: kubectl puts what `*` finds in a map in any order.
+    let path = "jsonpath={.spec.disks.a.path} {.spec.disks.b.path} {.spec.tags}";
     let disks = kubectl.says(&["get", "lhn", "k3s2", "-o", path]);
     assert_eq!(disks, "/mnt/longhorn/a /b [\"t\"]");
     object["spec"]["allowScheduling"] = json!(false);
