@@ -6,6 +6,8 @@ use std::{
     io,
     os::fd::AsFd,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 use nix::{
@@ -15,11 +17,16 @@ use nix::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{Dirty, Host};
-use crate::sys;
+use crate::{sys, text::chain};
 
 /// More changed devices than this in one go are answered as if events had been
 /// lost, by a full pass.
 const MANY: usize = 256;
+
+/// How long until a directory that could not be made is tried again, at first
+/// and at most.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Uevents of block devices. Not `Send`: libudev's types belong to one thread.
 pub struct UeventBell {
@@ -142,6 +149,8 @@ pub struct RequestBell {
     inotify: Inotify,
     /// The same open file, to wait for.
     readable: AsyncFd<File>,
+    /// The directory went away and is not watched again yet.
+    gone: AtomicBool,
 }
 
 impl RequestBell {
@@ -156,6 +165,7 @@ impl RequestBell {
             directory: directory.to_owned(),
             inotify,
             readable: sys::watch_file(readable, Interest::READABLE)?,
+            gone: AtomicBool::new(false),
         };
         bell.begin()?;
         Ok(bell)
@@ -169,27 +179,52 @@ impl RequestBell {
         Ok(())
     }
 
-    /// Waits until something appears.
+    /// Waits until something appears, or until the directory is watched again
+    /// after it went away.
     ///
-    /// Cancel safe: an event is taken only after the last await.
+    /// Cancel safe: an event is taken only after the last await, and that the
+    /// directory is gone is kept.
     ///
     /// # Errors
-    /// When waiting fails, or the directory is gone and cannot be made again.
+    /// When waiting fails.
     pub async fn rung(&self) -> io::Result<()> {
+        if self.gone.load(Ordering::Relaxed) {
+            self.again().await;
+            return Ok(());
+        }
         let mut guard = self.readable.readable().await?;
-        let mut gone = false;
         loop {
             match self.inotify.read_events() {
                 Ok(events) => {
                     let ignored = AddWatchFlags::IN_IGNORED;
-                    gone |= events.iter().any(|event| event.mask.contains(ignored));
+                    if events.iter().any(|event| event.mask.contains(ignored)) {
+                        self.gone.store(true, Ordering::Relaxed);
+                    }
                 }
                 Err(Errno::EAGAIN) => break,
                 Err(error) => return Err(error.into()),
             }
         }
         guard.clear_ready();
-        if gone { self.begin() } else { Ok(()) }
+        if self.gone.load(Ordering::Relaxed) {
+            self.again().await;
+        }
+        Ok(())
+    }
+
+    /// Makes and watches the directory again, as often as that takes.
+    async fn again(&self) {
+        let mut pause = FIRST_PAUSE;
+        while let Err(error) = self.begin() {
+            tracing::warn!(
+                directory = %self.directory.display(),
+                error = chain(&error),
+                "requests are noticed at the timer only until their directory can be made"
+            );
+            tokio::time::sleep(pause).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+        self.gone.store(false, Ordering::Relaxed);
     }
 }
 
@@ -226,6 +261,27 @@ mod tests {
                 bell.rung().await.expect("rung");
                 assert!(directory.is_dir(), "it is made again");
             }
+        });
+    }
+
+    #[test]
+    fn a_request_rings_after_its_directory_could_not_be_made_for_a_while() {
+        run(async {
+            let root = tempfile::tempdir().expect("a directory");
+            let state = root.path().join("state");
+            let directory = state.join("requests");
+            let bell = RequestBell::watch(&directory).expect("watched");
+            fs::remove_dir_all(&state).expect("removed");
+            fs::write(&state, "in its place").expect("written");
+            for _ in 0..2 {
+                let short = Duration::from_millis(50);
+                let rung = tokio::time::timeout(short, bell.rung()).await;
+                assert!(rung.is_err(), "there is nothing to watch");
+            }
+            fs::remove_file(&state).expect("removed");
+            bell.rung().await.expect("watched again");
+            fs::write(directory.join("release-sdb1"), "").expect("asked");
+            bell.rung().await.expect("rung");
         });
     }
 
