@@ -3,7 +3,8 @@
 
 use crate::observe::{Device, Transport};
 
-/// A provider and how its volumes call themselves. `*` stands for any vendor.
+/// A provider and how its volumes call themselves. `*` stands for any vendor or
+/// model.
 struct Model {
     provider: &'static str,
     vendor: &'static str,
@@ -19,7 +20,8 @@ const fn model(provider: &'static str, vendor: &'static str, model: &'static str
 }
 
 /// Where a provider's root and data disks call themselves like its volumes
-/// (Azure, vSphere, EBS), they cannot be told apart, and all are left alone.
+/// (Azure, vSphere, EBS, Nutanix), they cannot be told apart, and all are left
+/// alone.
 const MODELS: &[Model] = &[
     model("Amazon EBS", "*", "Amazon Elastic Block Store"),
     model("Google Persistent Disk", "Google", "PersistentDisk"),
@@ -34,7 +36,13 @@ const MODELS: &[Model] = &[
     model("Alibaba Cloud", "*", "Alibaba Cloud Elastic Block Storage"),
     model("VMware vSphere", "VMware", "Virtual disk"),
     model("VMware vSphere", "*", "VMware Virtual NVMe Disk"),
+    model("Nutanix", "NUTANIX", "VDISK"),
+    // What the kernel's own target offers to its own machine.
+    model("a target of this machine (LIO)", "LIO-ORG", "*"),
 ];
+
+/// Proxmox CSI gives its volumes world-wide names that begin with `PVC-ID`.
+const PROXMOX: &str = "5056432d4944";
 
 /// Whose volume a disk is, by its vendor, model and serial number.
 pub(super) fn provider(
@@ -47,25 +55,39 @@ pub(super) fn provider(
     let same = |wanted: &str, there: &str| wanted == "*" || wanted.eq_ignore_ascii_case(there);
     let known = MODELS
         .iter()
-        .find(|known| same(known.vendor, vendor) && known.model.eq_ignore_ascii_case(model));
+        .find(|known| same(known.vendor, vendor) && same(known.model, model));
     if let Some(known) = known {
         return Some(known.provider);
     }
-    // Cinder gives its volumes their UUID as serial number, of which
-    // virtio-blk shows the first 20 characters and SCSI shows all.
-    let cinder = disk.transport.is_known_and(|transport| match transport {
-        Transport::Virtio => has_uuid(serial),
-        Transport::Scsi => vendor == "QEMU" && (has_uuid(serial) || has_uuid(wwn)),
-        Transport::Nvme
+    let Ok(transport) = disk.transport.known() else {
+        return None;
+    };
+    match transport {
+        // Cinder gives its volumes their UUID as serial number, of which
+        // virtio-blk shows the first 20 characters and SCSI shows all. Others
+        // leave its dashes out.
+        Transport::Virtio if has_uuid(serial) => Some("OpenStack Cinder"),
+        Transport::Virtio if is_plain_uuid(serial) => Some("CloudStack or UpCloud"),
+        Transport::Scsi if vendor == "QEMU" && wwn.contains(PROXMOX) => Some("Proxmox CSI"),
+        Transport::Scsi if vendor == "QEMU" && (has_uuid(serial) || has_uuid(wwn)) => {
+            Some("OpenStack Cinder")
+        }
+        Transport::Virtio
+        | Transport::Scsi
+        | Transport::Nvme
         | Transport::Mmc
         | Transport::Usb
         | Transport::Iscsi
         | Transport::FibreChannel
         | Transport::NvmeFabrics
         | Transport::Virtual
-        | Transport::Other => false,
-    });
-    cinder.then_some("OpenStack Cinder")
+        | Transport::Other => None,
+    }
+}
+
+/// The 20 hexadecimal digits that virtio-blk shows of a UUID without dashes.
+fn is_plain_uuid(serial: &str) -> bool {
+    serial.len() == 20 && serial.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// The beginning of a UUID, as far as 20 characters hold it.
@@ -94,7 +116,8 @@ mod tests {
     fn volumes_of_each_provider_are_told_by_their_model() {
         for known in MODELS {
             let vendor = known.vendor.trim_matches('*');
-            let found = provider(&on(Transport::Scsi), vendor, known.model, "", "");
+            let model = known.model.trim_matches('*');
+            let found = provider(&on(Transport::Scsi), vendor, model, "", "");
             assert_eq!(found, Some(known.provider));
         }
         for (vendor, model) in [
@@ -107,6 +130,26 @@ mod tests {
             let found = provider(&on(Transport::Scsi), vendor, model, "S1", "naa.1");
             assert_eq!(found, None, "{vendor} {model}");
         }
+    }
+
+    #[test]
+    fn volumes_of_drivers_are_told_by_the_numbers_that_these_give_them() {
+        let told = |transport, vendor, serial, wwn| {
+            provider(&on(transport), vendor, "QEMU HARDDISK", serial, wwn)
+        };
+        let proxmox = "naa.5056432d49443031";
+        assert_eq!(
+            told(Transport::Scsi, "QEMU", "", proxmox),
+            Some("Proxmox CSI")
+        );
+        assert_eq!(told(Transport::Scsi, "ATA", "", proxmox), None);
+        let plain = "8d1c5b2e0f6a4c1b9d3e";
+        let of = |serial| told(Transport::Virtio, "", serial, "");
+        assert_eq!(of(plain), Some("CloudStack or UpCloud"));
+        for other in [&plain[..19], "8d1c5b2e0f6a4c1b9d3x", ""] {
+            assert_eq!(of(other), None, "{other}");
+        }
+        assert_eq!(told(Transport::Scsi, "QEMU", plain, ""), None);
     }
 
     #[test]

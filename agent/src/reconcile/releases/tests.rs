@@ -486,3 +486,26 @@ fn what_others_have_mounted_where_it_is_seen_is_not_asked_for() {
     bench.reconciler.unmount_released(&released);
     assert!(bench.reconciler.releasing.unmounting.is_empty());
 }
+
+#[tokio::test]
+async fn what_has_left_is_not_unmounted_before_it_is_known_that_longhorn_has_it_not_again() {
+    let released = has_left(true, &["sdb1"]);
+    let why = String::from("it is away");
+    for view in [
+        View::Connecting,
+        View::Unreachable { why: why.clone() },
+        View::Forbidden { why },
+    ] {
+        let mut bench = Bench::new(view.clone());
+        bench.reconciler.unmount_released(&released);
+        let releasing = &bench.reconciler.releasing;
+        assert!(releasing.unmounting.is_empty(), "{view}");
+        let held = releasing.held.values().next().expect("it is said");
+        assert!(held.contains("is not known"), "{held}");
+    }
+    for view in [View::Off, View::NotInstalled, View::Absent] {
+        let mut bench = Bench::new(view.clone());
+        bench.reconciler.unmount_released(&released);
+        assert!(!bench.reconciler.releasing.unmounting.is_empty(), "{view}");
+    }
+}

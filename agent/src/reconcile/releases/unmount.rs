@@ -118,10 +118,7 @@ impl Reconciler {
                 continue;
             };
             if let Due::Unmount(_) = due {
-                if let Some(entry) = self.registered_at_place_of(name) {
-                    let why = format!(
-                        "Longhorn has it again, as {entry}: remove that entry in Longhorn first"
-                    );
+                if let Err(why) = self.not_registered_at_place_of(name) {
                     self.releasing.held.insert(name.clone(), why);
                     continue;
                 }
@@ -171,22 +168,28 @@ impl Reconciler {
         });
     }
 
-    /// The entry by which Longhorn has what is at the place of a disk, as last
-    /// heard: what has left may be registered again by a person, and would be
-    /// taken away below Longhorn's replicas.
-    fn registered_at_place_of(&self, name: &DiskName) -> Option<String> {
+    /// Whether Longhorn has nothing at the place of a disk, as last heard: what
+    /// has left may be registered again by a person, and would be taken away
+    /// below Longhorn's replicas. Before Longhorn has been heard, after a start
+    /// or while the cluster is away, nobody knows.
+    fn not_registered_at_place_of(&self, name: &DiskName) -> Result<(), String> {
         let place = Path::new(&self.settings.policy.mount_root).join(name.as_str());
-        match &*self.longhorn.borrow() {
-            View::Present { disks, .. } => disks
-                .iter()
-                .find(|(_, disk)| audit::clean(&disk.path).starts_with(&place))
-                .map(|(entry, _)| entry.clone()),
-            View::Off
-            | View::Connecting
-            | View::Unreachable { .. }
-            | View::Forbidden { .. }
-            | View::NotInstalled
-            | View::Absent => None,
+        let view = self.longhorn.borrow();
+        match &*view {
+            View::Present { disks, .. } => {
+                let mut entries = disks.iter();
+                match entries.find(|(_, disk)| audit::clean(&disk.path).starts_with(&place)) {
+                    Some((entry, _)) => Err(format!(
+                        "Longhorn has it again, as {entry}: remove that entry in Longhorn first"
+                    )),
+                    None => Ok(()),
+                }
+            }
+            View::Connecting | View::Unreachable { .. } | View::Forbidden { .. } => Err(format!(
+                "whether Longhorn has it again is not known: {}",
+                &*view
+            )),
+            View::Off | View::NotInstalled | View::Absent => Ok(()),
         }
     }
 }
