@@ -22,6 +22,7 @@ use crate::{
     approval::Token,
     durable::{self, WriteError},
     fact::{Fact, Unreadable},
+    observe::Hardware,
     units::{DevNo, DiskName},
 };
 pub use releases::{Release, ReleasePhase};
@@ -58,6 +59,32 @@ pub struct Kept {
     pub name: DiskName,
     /// The mount that the agent made last; none when others mounted it.
     pub mounted: Option<Mounting>,
+    /// The disk that it was mounted from last, as far as that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<Hardware>,
+    /// Another disk was here that holds the same filesystem.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub copied: bool,
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl Kept {
+    /// A name, and nothing else that is known.
+    pub fn named(name: DiskName) -> Self {
+        Self {
+            name,
+            mounted: None,
+            hardware: None,
+            copied: false,
+        }
+    }
 }
 
 /// A mount that the agent made.
@@ -278,19 +305,10 @@ impl Ledger {
     /// # Errors
     /// When it cannot be read or kept.
     pub fn heard_frozen(&self, why: Option<&str>) -> Result<(), LedgerError> {
-        let _one_at_a_time = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let account = self.read();
-        let account = account
-            .known()
-            .map_err(|why| LedgerError::Read(why.clone()))?;
-        if account.frozen_by_cluster.as_deref() == why {
-            return Ok(());
-        }
-        let heard = Account {
-            frozen_by_cluster: why.map(str::to_owned),
-            ..account.clone()
-        };
-        Ok(durable::write_json(&self.path, &heard)?)
+        self.change(|account| {
+            account.frozen_by_cluster = why.map(str::to_owned);
+            Ok(())
+        })
     }
 
     /// Takes down, durably, that a disk is about to be mounted under a name: the
@@ -322,21 +340,56 @@ impl Ledger {
         name: &DiskName,
         mounted: Option<Mounting>,
     ) -> Result<(), LedgerError> {
+        self.change(|account| {
+            account.check_name(filesystem, name)?;
+            let kept = account.disks.entry(filesystem);
+            kept.or_insert_with(|| Kept::named(name.clone())).mounted = mounted;
+            Ok(())
+        })
+    }
+
+    /// Takes down, durably, which disk a filesystem of this host is mounted
+    /// from. One that is not known here stays unknown.
+    ///
+    /// # Errors
+    /// When this cannot be read or kept.
+    pub fn mounted_from(&self, filesystem: Uuid, hardware: &Hardware) -> Result<(), LedgerError> {
+        self.change(|account| {
+            if let Some(kept) = account.disks.get_mut(&filesystem) {
+                kept.hardware = Some(hardware.clone());
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes down, durably, that there is a copy of a filesystem of this host:
+    /// from now on it is mounted from the disk that it was mounted from before,
+    /// also while that is away.
+    ///
+    /// # Errors
+    /// When this cannot be read or kept.
+    pub fn copied(&self, filesystem: Uuid) -> Result<(), LedgerError> {
+        self.change(|account| {
+            if let Some(kept) = account.disks.get_mut(&filesystem) {
+                kept.copied = true;
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes the account if it was changed.
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Account) -> Result<(), LedgerError>,
+    ) -> Result<(), LedgerError> {
         let _one_at_a_time = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let account = self.read();
-        let mut account = account
-            .known()
-            .map_err(|why| LedgerError::Read(why.clone()))?
-            .clone();
-        account.check_name(filesystem, name)?;
-        let kept = Kept {
-            name: name.clone(),
-            mounted,
-        };
-        if account.disks.get(&filesystem) == Some(&kept) {
+        let read = self.read();
+        let before = read.known().map_err(|why| LedgerError::Read(why.clone()))?;
+        let mut account = before.clone();
+        change(&mut account)?;
+        if account == *before {
             return Ok(());
         }
-        account.disks.insert(filesystem, kept);
         Ok(durable::write_json(&self.path, &account)?)
     }
 
@@ -379,6 +432,11 @@ impl Standing {
     /// The name that a disk was given here, by the UUID of its filesystem.
     pub fn name_of(&self, filesystem: Uuid) -> Option<&DiskName> {
         self.disks.get(&filesystem).map(|kept| &kept.name)
+    }
+
+    /// The disk that a filesystem was mounted from last.
+    pub fn hardware_of(&self, filesystem: Uuid) -> Option<&Hardware> {
+        self.disks.get(&filesystem)?.hardware.as_ref()
     }
 
     /// The disk that a name was given to here.
@@ -525,6 +583,39 @@ mod tests {
             ..restarted
         };
         assert!(!later.mounted_by_us(&name("sdb1"), devno));
+    }
+
+    #[test]
+    fn a_copy_and_the_disk_that_is_no_copy_are_known_after_a_restart() {
+        let state = tempfile::tempdir().expect("a directory");
+        let ledger = Ledger::below(state.path());
+        let filesystem = Uuid::from_u128(1);
+        let hardware = Hardware {
+            wwn: None,
+            serial: Some("S1".to_owned()),
+        };
+        // What was never mounted here has no original.
+        ledger.copied(filesystem).expect("nothing to keep");
+        ledger
+            .mounted_from(filesystem, &hardware)
+            .expect("nothing to keep");
+        assert!(standing(&ledger).disks.is_empty());
+        ledger.keep(filesystem, &name("sdb1")).expect("kept");
+        ledger.mounted_from(filesystem, &hardware).expect("kept");
+        let before = fs::read_to_string(state.path().join("ledger.json")).expect("written");
+        assert!(!before.contains("copied"), "{before}");
+        ledger.copied(filesystem).expect("kept");
+        // The next mount forgets neither.
+        let devno = DevNo {
+            major: 8,
+            minor: 17,
+        };
+        ledger
+            .mounting(filesystem, &name("sdb1"), devno)
+            .expect("kept");
+        let restarted = standing(&Ledger::below(state.path()));
+        assert_eq!(restarted.hardware_of(filesystem), Some(&hardware));
+        assert!(restarted.disks[&filesystem].copied);
     }
 
     #[test]

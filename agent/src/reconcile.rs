@@ -371,6 +371,7 @@ impl Reconciler {
         let released = decide::released(&inventory, &self.settings.policy);
         if self.settings.mode == Mode::Enforce {
             self.forget_finished(&inventory, &verdicts);
+            self.keep_copied(&inventory, &verdicts);
             self.keep_names(&inventory, &verdicts);
             self.clear(&dead);
             if let Some(units) = &mut self.mount_units {

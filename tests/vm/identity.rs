@@ -107,9 +107,20 @@ fn clones(lab: &Lab) -> Result<()> {
     node.vm.unplug("beta")?;
     node.wait_mounted(&["/mnt/longhorn/vdb1", "/mnt/longhorn/vdc1"])?;
     precious(&mut node, "/mnt/longhorn/vdb1")?;
-    // A copy that comes later takes nothing away from it.
+    // A copy that comes later takes nothing away from it, nor its place while the
+    // original is away.
     node.vm.plug(Disk::scsi("beta").file(&copy))?;
     node.wait_refused("sda", "duplicate-identity")?;
+    precious(&mut node, "/mnt/longhorn/vdb1")?;
+    let alpha = node.vm.unplug("alpha")?;
+    node.wait_refused("sda", "copy")?;
+    node.restart_agent()?;
+    let disks = node.wait_refused("sda", "copy")?;
+    ensure!(disks.mounted() == ["/mnt/longhorn/vdc1"], "{:#}", disks.0);
+    node.vm.plug(alpha)?;
+    node.wait_refused("sda", "duplicate-identity")?;
+    node.vm.unplug("beta")?;
+    node.wait_mounted(&["/mnt/longhorn/vdb1", "/mnt/longhorn/vdc1"])?;
     precious(&mut node, "/mnt/longhorn/vdb1")?;
     fs::remove_file(copy).context("remove the copy")
 }

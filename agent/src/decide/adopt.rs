@@ -10,8 +10,8 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    Adopt, Adoption, Reason, Refusal, Source, Verdict, claimed::mounted_in_place, gates, names,
-    released, view::View,
+    Adopt, Adoption, Reason, Refusal, Source, Verdict, claimed::mounted_in_place, copies, gates,
+    names, released, view::View,
 };
 use crate::{
     claim::ClaimId,
@@ -126,6 +126,7 @@ pub(super) fn longhorn(
     released::gate(view, lodger.uuid)?;
     gates::never_touch(view, disk)?;
     view.unique_filesystem(lodger.uuid)?;
+    copies::gate(view, disk, lodger.uuid)?;
     let given = view.inventory.standing.known()?.name_of(lodger.uuid);
     if given.is_none() {
         if view.policy.adopt == Adoption::None {

@@ -3,6 +3,7 @@
 
 mod adopt;
 mod claimed;
+mod copies;
 mod gates;
 mod growth;
 mod limits;
@@ -20,6 +21,7 @@ mod volumes;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use claimed::{Claimed, Left, claimed};
+pub use copies::copied;
 pub use growth::{Growth, Obstacle, Withheld, room};
 pub use policy::{Adoption, Policy};
 pub use reason::{Reason, Refusal};
@@ -301,6 +303,7 @@ fn approval(
 fn ours(view: &View<'_>, disk: &Device, claim: &Claim) -> Result<Verdict, Refusal> {
     released::gate(view, claim.id.partition_guid)?;
     view.unique_claim(claim)?;
+    copies::gate(view, disk, claim.id.partition_guid)?;
     let medium = view.medium(disk)?;
     match claimed(medium)? {
         Claimed::Pending { .. } => {

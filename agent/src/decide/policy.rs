@@ -83,4 +83,11 @@ impl Policy {
         let mut naming = self.allow.iter().filter(names);
         naming.any(|rule| rule.matches(disk) == Fact::Known(true))
     }
+
+    /// Whether the operator allows this very disk, by its whole serial number or
+    /// world-wide name.
+    pub(super) fn names_one(&self, disk: &Device) -> bool {
+        let mut naming = self.allow.iter().filter(|rule| rule.is_for_one_disk());
+        naming.any(|rule| rule.matches(disk) == Fact::Known(true))
+    }
 }

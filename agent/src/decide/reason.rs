@@ -48,6 +48,9 @@ reasons! {
     DuplicateIdentity, "duplicate-identity",
         "Another disk carries the same claim, world-wide name or serial number.",
         "Detach the copy, or the second path to the same disk.";
+    Copy, "copy",
+        "It is a copy of a disk of ours that was here together with it, and that one is away.",
+        "Attach the original again. To use the copy in its place, name it by a rule of allow with its whole serial number or world-wide name.";
     SystemDisk, "system-disk",
         "The running system lives on it.",
         "Nothing needs to be done.";
@@ -169,6 +172,7 @@ impl Reason {
     pub fn is_about_ours(self) -> bool {
         [
             Self::DuplicateIdentity,
+            Self::Copy,
             Self::ClaimDamaged,
             Self::FilesystemDamaged,
             Self::DiskShrunk,
@@ -183,6 +187,7 @@ impl Reason {
     pub fn is_news(self) -> bool {
         match self {
             Self::DuplicateIdentity
+            | Self::Copy
             | Self::SystemDiskUnresolved
             | Self::ReadOnly
             | Self::Busy

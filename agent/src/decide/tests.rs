@@ -2,6 +2,7 @@
 
 mod adopted;
 mod bench;
+mod copies;
 mod growth;
 mod permitted;
 mod properties;
@@ -56,6 +57,7 @@ const EXAMPLES: &[(Reason, &str, Change)] = &[
         b.add_blank("sdc", 32);
         b.dev("sdc").wwn = b.dev("sdb").wwn.clone();
     }),
+    (Reason::Copy, "sdb", copies::left_alone),
     (Reason::SystemDisk, "sda", |_| {}),
     (Reason::SystemDiskUnresolved, "sdb", |b| b.mounts().clear()),
     (Reason::LonghornVolume, "sdb", |b| {

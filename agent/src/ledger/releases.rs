@@ -2,13 +2,11 @@
 //! come. All that is known of a release stands here, so that a crash between
 //! two steps loses none and repeats none that matters.
 
-use std::sync::PoisonError;
-
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Account, Kept, Ledger, LedgerError, Standing};
-use crate::{durable, units::DiskName};
+use crate::units::DiskName;
 
 /// A release that a person asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,10 +84,10 @@ impl Ledger {
             };
             let name = name.clone();
             // The name stays its own, also where the disk was never mounted here.
-            account.disks.entry(filesystem).or_insert_with(|| Kept {
-                name: name.clone(),
-                mounted: None,
-            });
+            account
+                .disks
+                .entry(filesystem)
+                .or_insert_with(|| Kept::named(name.clone()));
             account.releases.insert(filesystem, Release { name, phase });
             Ok(())
         })
@@ -169,22 +167,6 @@ impl Ledger {
             account.releases.remove(&filesystem);
             Ok(())
         })
-    }
-
-    /// Writes the account if it was changed.
-    fn change(
-        &self,
-        change: impl FnOnce(&mut Account) -> Result<(), LedgerError>,
-    ) -> Result<(), LedgerError> {
-        let _one_at_a_time = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = self.read();
-        let before = read.known().map_err(|why| LedgerError::Read(why.clone()))?;
-        let mut account = before.clone();
-        change(&mut account)?;
-        if account == *before {
-            return Ok(());
-        }
-        Ok(durable::write_json(&self.path, &account)?)
     }
 }
 

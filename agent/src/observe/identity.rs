@@ -1,5 +1,8 @@
 //! What a disk says of itself, whatever the kernel calls it.
 
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Device, sample::Seed};
@@ -68,14 +71,69 @@ impl Identity {
 /// What tells a disk from every other, as far as it can be read and there is
 /// anything of the kind. A number of zeroes is no number.
 pub fn identity_keys(disk: &Device) -> Vec<String> {
-    let telling = |fact: &Fact<Option<String>>| match fact.known() {
-        Ok(Some(text)) if !text.trim_matches(['0', ' ', '-']).is_empty() => Some(text.clone()),
-        Ok(Some(_) | None) | Err(_) => None,
-    };
+    let telling = |fact: &Fact<Option<String>>| telling(fact.known().ok()?.as_ref()?);
     let wwn = telling(&disk.wwn).map(|wwn| format!("WWN {wwn}"));
     let model = telling(&disk.model).unwrap_or_default();
     let serial = telling(&disk.serial).map(|serial| format!("serial {serial} of {model:?}"));
     [wwn, serial].into_iter().flatten().collect()
+}
+
+/// A number that is one.
+fn telling(text: &str) -> Option<String> {
+    let zeroes = text.trim_matches(['0', ' ', '-']).is_empty();
+    (!zeroes).then(|| text.to_owned())
+}
+
+/// By what a disk is known again whatever it holds: a copy holds the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Hardware {
+    /// World-wide name.
+    pub wwn: Option<String>,
+    /// Serial number.
+    pub serial: Option<String>,
+}
+
+impl Hardware {
+    /// As it was read.
+    ///
+    /// # Errors
+    /// The fact that could not be read.
+    pub fn of(device: &Device) -> Result<Self, Unreadable> {
+        let text = |fact: &Fact<Option<String>>| {
+            let text = fact.known().map_err(Clone::clone)?;
+            Ok(text.as_deref().and_then(telling))
+        };
+        Ok(Self {
+            wwn: text(&device.wwn)?,
+            serial: text(&device.serial)?,
+        })
+    }
+
+    /// Whether two are one disk. The world-wide name says so where both have
+    /// one, else the serial number. Two that say nothing of themselves cannot be
+    /// told apart.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (&self.wwn, &other.wwn, &self.serial, &other.serial) {
+            (Some(one), Some(other), _, _) | (_, _, Some(one), Some(other)) => one == other,
+            (None, None, None, None) => true,
+            (Some(_), None, _, _)
+            | (None, Some(_), _, _)
+            | (None, None, Some(_), None)
+            | (None, None, None, Some(_)) => false,
+        }
+    }
+}
+
+impl fmt::Display for Hardware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.serial, &self.wwn) {
+            (Some(serial), Some(wwn)) => write!(f, "serial number {serial}, WWN {wwn}"),
+            (Some(serial), None) => write!(f, "serial number {serial}"),
+            (None, Some(wwn)) => write!(f, "WWN {wwn}"),
+            (None, None) => f.write_str("no serial number and no WWN"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -109,6 +167,34 @@ mod tests {
         for nothing in [None, Some("0000"), Some("  "), Some("00-00")] {
             assert_eq!(identity_keys(&disk(nothing, nothing)), Vec::<String>::new());
         }
+    }
+
+    #[test]
+    fn a_disk_is_known_again_by_its_world_wide_name_or_else_its_serial_number() {
+        let hardware =
+            |serial, wwn| Hardware::of(&disk(serial, wwn)).expect("everything can be read");
+        let both = hardware(Some("S1"), Some("naa.5"));
+        for same in [
+            both.clone(),
+            hardware(None, Some("naa.5")),
+            hardware(Some("S2"), Some("naa.5")),
+            hardware(Some("S1"), None),
+            hardware(Some("S1"), Some("00")),
+        ] {
+            assert!(both.is_same(&same) && same.is_same(&both), "{same}");
+        }
+        for other in [
+            hardware(Some("S1"), Some("naa.6")),
+            hardware(Some("S2"), None),
+            hardware(None, None),
+        ] {
+            assert!(!both.is_same(&other) && !other.is_same(&both), "{other}");
+        }
+        let silent = hardware(Some("000"), None);
+        assert!(silent.is_same(&hardware(None, None)));
+        let mut unread = disk(None, None);
+        unread.wwn = Fact::unreadable("wwid", "Input/output error");
+        assert!(Hardware::of(&unread).is_err());
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub mod witness;
 
 pub use device::{Device, Transport, UdevRecord};
 pub use host::Host;
-pub use identity::{Identity, Purpose, identity_keys};
+pub use identity::{Hardware, Identity, Purpose, identity_keys};
 pub use medium::Medium;
 pub use observer::{Dirty, Observer};
 pub use readers::{Answer, Readers};

@@ -7,8 +7,8 @@ use tokio::task::JoinHandle;
 
 use super::{News, Reconciler};
 use crate::{
-    decide::Verdict,
-    observe::Inventory,
+    decide::{self, Verdict},
+    observe::{Hardware, Inventory},
     provision,
     report::DeadMount,
     text::chain,
@@ -41,8 +41,22 @@ impl Reconciler {
         }
     }
 
-    /// Takes down the names of disks that were mounted before the ledger kept
-    /// names, or by others.
+    /// Takes down that there are copies of disks of this host: when one of two
+    /// is gone, nobody could tell any more which of them is which.
+    pub(super) fn keep_copied(&self, inventory: &Inventory, verdicts: &BTreeMap<String, Verdict>) {
+        for filesystem in decide::copied(inventory, &self.settings.policy, verdicts) {
+            match self.around.state.ledger.copied(filesystem) {
+                Ok(()) => tracing::warn!(%filesystem, "there is a copy of a disk of this host"),
+                Err(error) => {
+                    let error = chain(&error);
+                    tracing::warn!(%filesystem, error, "that there is a copy is not kept");
+                }
+            }
+        }
+    }
+
+    /// Takes down which disks are mounted, and the names of those that were
+    /// mounted before the ledger kept names, or by others.
     pub(super) fn keep_names(
         &mut self,
         inventory: &Inventory,
@@ -74,14 +88,21 @@ impl Reconciler {
                 let there = there.find(|mount| Path::new(&mount.mountpoint) == place)?;
                 Some(there.devno)
             });
+            let hardware = inventory.devices.get(disk);
+            let hardware = hardware.and_then(|disk| Hardware::of(disk).ok());
+            let other = hardware.filter(|this| standing.hardware_of(uuid) != Some(this));
             let ledger = &self.around.state.ledger;
             let kept = match devno.filter(|_| by_unit) {
                 _ if self.working.contains_key(disk) => continue,
                 _ if !self.unkept.may_try(name.as_str(), now) => continue,
-                Some(devno) if standing.mounted_by_us(name, devno) => continue,
-                Some(devno) => ledger.mounting(uuid, name, devno),
-                None if standing.name_of(uuid).is_some() => continue,
-                None => ledger.keep(uuid, name),
+                Some(devno) if !standing.mounted_by_us(name, devno) => {
+                    ledger.mounting(uuid, name, devno)
+                }
+                None if standing.name_of(uuid).is_none() => ledger.keep(uuid, name),
+                Some(_) | None => match other {
+                    Some(hardware) => ledger.mounted_from(uuid, &hardware),
+                    None => continue,
+                },
             };
             match kept {
                 Ok(()) => self.unkept.forget(name.as_str()),

@@ -56,11 +56,11 @@ fn longhorns() -> Bench {
 
 fn keep(bench: &mut Bench, uuid: Uuid, called: &str, mounted: Option<DevNo>) {
     let kept = Kept {
-        name: name(called),
         mounted: mounted.map(|devno| Mounting {
             devno,
             boot: "this boot".to_owned(),
         }),
+        ..Kept::named(name(called))
     };
     bench.standing().disks.insert(uuid, kept);
 }

@@ -24,10 +24,7 @@ const SDB1: DevNo = DevNo {
 };
 
 fn in_phase(bench: &mut Bench, uuid: Uuid, called: &str, phase: ReleasePhase) {
-    let kept = Kept {
-        name: name(called),
-        mounted: None,
-    };
+    let kept = Kept::named(name(called));
     let standing = bench.standing();
     standing.disks.entry(uuid).or_insert(kept);
     let release = Release {
@@ -150,8 +147,8 @@ fn a_mount_of_a_failing_disk_is_found_by_what_the_ledger_says() {
             boot: "this boot".to_owned(),
         });
         let kept = Kept {
-            name: name("sdb1"),
             mounted,
+            ..Kept::named(name("sdb1"))
         };
         bench.standing().disks.insert(GUID, kept);
         found(&bench).mounted
@@ -227,8 +224,8 @@ proptest! {
             bench.mounts().push(mount(SDB1, &format!("/mnt/longhorn/{ledger_name}")));
         }
         let kept = Kept {
-            name: name(ledger_name),
             mounted: boot_knows.then(|| Mounting { devno: SDB1, boot: "this boot".to_owned() }),
+            ..Kept::named(name(ledger_name))
         };
         bench.standing().disks.insert(GUID, kept);
         leave(&mut bench, GUID, ledger_name);
