@@ -58,6 +58,10 @@ const EXAMPLES: &[(Reason, &str, Change)] = &[
         b.dev("sdc").wwn = b.dev("sdb").wwn.clone();
     }),
     (Reason::Copy, "sdb", copies::left_alone),
+    (Reason::ArrayMember, "sdb", |b| {
+        adopted::lodge(b, "sdb", adopted::named("sdh1"));
+        adopted::beside(b, "sdb", found("isw_raid_member", None));
+    }),
     (Reason::SystemDisk, "sda", |_| {}),
     (Reason::SystemDiskUnresolved, "sdb", |b| b.mounts().clear()),
     (Reason::LonghornVolume, "sdb", |b| {

@@ -60,12 +60,21 @@ pub struct Lodger {
     /// What a filesystem of a kind that Longhorn uses says of Longhorn. `None`
     /// when there is none such, or it may not be looked into.
     pub longhorn: Option<Fact<LonghornDisk>>,
+    /// What libblkid finds on the whole disk besides the table, while it is not
+    /// mounted.
+    #[serde(default)]
+    pub beside: Option<Fact<Signature>>,
 }
 
 impl Lodger {
     fn is_read(&self) -> bool {
         let looked = self.longhorn.as_ref();
-        self.signature.known().is_ok() && looked.is_none_or(|longhorn| longhorn.known().is_ok())
+        self.signature.known().is_ok()
+            && looked.is_none_or(|longhorn| longhorn.known().is_ok())
+            && self
+                .beside
+                .as_ref()
+                .is_none_or(|beside| beside.known().is_ok())
     }
 }
 
@@ -97,7 +106,7 @@ pub struct Inside {
     /// claim is pending.
     pub around: Option<Fact<Option<u64>>>,
     /// What libblkid finds on the whole disk besides the table, while the claim
-    /// is pending.
+    /// is pending or its filesystem not mounted where this process sees it.
     pub beside: Option<Fact<Signature>>,
     /// First byte behind the partition that is neither zero nor the claim's own,
     /// where the disk was enlarged after the claim was committed.
@@ -278,7 +287,7 @@ pub fn examine(disk: &File, node: &Path, geometry: Geometry, question: &Question
     let content = (claim.is_none() && question.depth != Depth::Claim)
         .then(|| content(disk, node, geometry, question));
     let lodger = match (&claim, question.partition, question.window) {
-        (None, Some((node, devno)), Some(window)) => Some(lodger(node, devno, window, question)),
+        (None, Some(partition), Some(window)) => Some(lodger(disk, partition, window, question)),
         (Some(_), _, _) | (_, None, _) | (_, _, None) => None,
     };
     let partition =
@@ -292,13 +301,19 @@ pub fn examine(disk: &File, node: &Path, geometry: Geometry, question: &Question
 }
 
 /// Reads what the only partition of a disk without a claim holds.
-fn lodger(node: &Path, devno: DevNo, window: &Window, question: &Question<'_>) -> Lodger {
+fn lodger(
+    disk: &File,
+    (node, devno): (&Path, DevNo),
+    window: &Window,
+    question: &Question<'_>,
+) -> Lodger {
     let partition = match open(node, devno) {
         Ok(partition) => partition,
         Err(error) => {
             return Lodger {
                 signature: Fact::unreadable(node.display(), error),
                 longhorn: None,
+                beside: None,
             };
         }
     };
@@ -318,9 +333,14 @@ fn lodger(node: &Path, devno: DevNo, window: &Window, question: &Question<'_>) -
             Err(error) => Fact::unreadable(longhorn_disk::FILE, error),
         })
     });
+    let beside = match window {
+        Window::Mounted(_) => None,
+        Window::Device | Window::Closed => Some(probe_beside_table(disk)),
+    };
     Lodger {
         signature,
         longhorn,
+        beside,
     }
 }
 
@@ -477,7 +497,7 @@ fn inside(
         progress,
         residue,
         around,
-        beside: pending.then(|| probe_beside_table(disk)),
+        beside: (pending || question.mounted.is_none()).then(|| probe_beside_table(disk)),
         beyond,
         extent,
         journalled,

@@ -238,6 +238,7 @@ fn any_lodger(at: usize) -> impl Strategy<Value = Lodger> {
         Lodger {
             signature,
             longhorn,
+            beside: Some(Fact::Known(Signature::Nothing)),
         }
     })
 }
