@@ -144,6 +144,27 @@ impl Node {
         }
     }
 
+    /// Waits until the machine is as wanted.
+    ///
+    /// # Errors
+    /// When it is not within a generous time; with the log.
+    pub fn wait_for(
+        &mut self,
+        what: &str,
+        mut wanted: impl FnMut(&mut Self) -> Result<bool>,
+    ) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while !wanted(self)? {
+            ensure!(
+                Instant::now() < end,
+                "{what}: not so. Log:\n{}",
+                self.log()?
+            );
+            thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+
     /// Waits until exactly these paths are mounted, as the agent and as the
     /// kernel's mount table say.
     ///

@@ -139,11 +139,13 @@ fn ask_and_follow(
         .map_err(ReleaseError::Follow)?;
     let outcome = runtime.block_on(async {
         tokio::select! {
-            outcome = follower.follow() => outcome,
+            // In this order: who reads the first line may interrupt at once.
+            biased;
             interrupted = tokio::signal::ctrl_c() => {
                 interrupted.map_err(ReleaseError::Follow)?;
                 Err(ReleaseError::Interrupted { goes_on: goes_on(request) })
             }
+            outcome = follower.follow() => outcome,
         }
     });
     // An answer that does not come is not waited for.

@@ -13,6 +13,7 @@ mod agent_default_disks;
 mod agent_endures;
 mod agent_registers;
 mod agent_releases;
+mod agent_storm;
 mod ask;
 mod cluster;
 mod longhorn_manager;
