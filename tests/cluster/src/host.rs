@@ -213,6 +213,11 @@ impl SimulatedHost {
         self.round();
     }
 
+    /// Number of the last round.
+    pub fn last_round(&self) -> u64 {
+        *self.number.lock().expect("a number")
+    }
+
     /// Makes a round: looks at what there is.
     pub fn round(&self) {
         let disks = self.disks.lock().expect("disks").clone();

@@ -11,6 +11,7 @@
 mod agent_costs;
 mod agent_default_disks;
 mod agent_endures;
+mod agent_preserves;
 mod agent_registers;
 mod agent_releases;
 mod ask;
