@@ -14,6 +14,7 @@ mod agent_endures;
 mod agent_preserves;
 mod agent_registers;
 mod agent_releases;
+mod agent_token_file;
 mod ask;
 mod cluster;
 mod longhorn_manager;
