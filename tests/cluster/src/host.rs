@@ -234,6 +234,11 @@ impl SimulatedHost {
         self.round();
     }
 
+    /// Number of the last round.
+    pub fn last_round(&self) -> u64 {
+        *self.number.lock().expect("a number")
+    }
+
     /// Makes a round: looks at what there is.
     pub fn round(&self) {
         // One after the other, whoever makes them.

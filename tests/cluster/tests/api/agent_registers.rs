@@ -11,7 +11,7 @@ use cluster_fixtures::{
     longhorn_cluster::{LonghornCluster, until},
 };
 use disk_discovery::{
-    config::{OnMissing, Reserved},
+    config::OnMissing,
     longhorn::{finding::Kind, status::State},
 };
 use serde_json::{Value, json};
@@ -81,44 +81,6 @@ fn a_mounted_disk_becomes_storage_without_a_person() {
         (&summary["ok"], &summary["disks"], &summary["mounted"]),
         (&json!(true), &json!(2), &json!(2))
     );
-}
-
-#[test]
-fn what_a_user_sets_on_a_disk_survives_a_thousand_rounds_restarts_and_upgrades() {
-    let cluster = LonghornCluster::new();
-    let host = SimulatedHost::new("k3s2");
-    host.provision("sdb1");
-    let _manager = cluster.manager(&[&host]);
-    let mut agent = cluster.agent(&host, &hurried());
-    until("it is ready", || ready(&cluster, "k3s2", "sdb1"));
-    let theirs = json!({"allowScheduling": false, "tags": ["cold"], "storageReserved": 123_456});
-    cluster.patch("k3s2", &json!({"spec": {"disks": {"sdb1": theirs}}}));
-    let set = cluster.entry("k3s2", "sdb1");
-    // A version of the agent that wants everything else for new disks.
-    let other = AgentOptions {
-        tags: true,
-        reserved: Reserved::Percent(10),
-        on_missing: OnMissing::StopScheduling,
-        ..hurried()
-    };
-    for restart in 0..4 {
-        for _ in 0..250 {
-            host.round();
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        assert_eq!(cluster.entry("k3s2", "sdb1"), set);
-        agent.end();
-        let options = if restart % 2 == 0 {
-            other.clone()
-        } else {
-            hurried()
-        };
-        agent = cluster.agent(&host, &options);
-        until("it has looked", || {
-            agent.status.borrow().state == State::Current
-        });
-    }
-    assert_eq!(cluster.entry("k3s2", "sdb1"), set);
 }
 
 #[test]

@@ -11,9 +11,11 @@
 mod agent_costs;
 mod agent_default_disks;
 mod agent_endures;
+mod agent_preserves;
 mod agent_registers;
 mod agent_releases;
 mod agent_storm;
+mod agent_token_file;
 mod ask;
 mod cluster;
 mod longhorn_manager;
