@@ -34,6 +34,9 @@ pub struct Explanation<'a> {
     /// Commands by which a person erases what keeps the disk from being taken.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub erase: Vec<String>,
+    /// Commands that overwrite all of it, where that may not be enough.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub overwrite: Vec<String>,
 }
 
 /// A person's way to let a disk be taken that is not blank.
@@ -72,14 +75,15 @@ impl<'a> Explanation<'a> {
         let erase = if erasable {
             erase::commands(device, read)
         } else {
-            Vec::new()
+            erase::Commands::default()
         };
         Self {
             row,
             facts: device,
             medium,
             approval,
-            erase,
+            erase: erase.places,
+            overwrite: erase.all,
         }
     }
 
@@ -121,11 +125,17 @@ impl<'a> Explanation<'a> {
         }
         if !self.erase.is_empty() {
             text.push_str(
-                "\nErasing by hand\n  If nothing on it is needed. The agent never does this; look twice at the name.\n\n",
+                "\nErasing by hand\n  If nothing on it is needed. The agent never does this; look twice at the name. As root on the\n  \
+                 node itself, not in a container: the lock that keeps the agent away is one of the node's own /dev.\n\n",
             );
-            for command in &self.erase {
-                text.push_str(&format!("  {command}\n"));
-            }
+            text.push_str(&indented(&self.erase));
+        }
+        if !self.overwrite.is_empty() {
+            text.push_str(
+                "\n  If it is refused as residual-data after that, and not before: approve it where explain prints a\n  \
+                 token, or overwrite all of it.\n\n",
+            );
+            text.push_str(&indented(&self.overwrite));
         }
         text.trim_end().to_owned()
     }
@@ -139,6 +149,11 @@ impl<'a> Explanation<'a> {
             (None, None, _) => row.verdict.name().to_owned(),
         }
     }
+}
+
+fn indented(commands: &[String]) -> String {
+    let lines = commands.iter().flat_map(|command| command.lines());
+    lines.map(|line| format!("  {line}\n")).collect()
 }
 
 /// The token for the disk as it was read: only where a person may approve it.

@@ -78,7 +78,7 @@ fn residual_data_are_shown_with_a_token_that_is_read_back() {
         "seed 000000000000feed",
         "approve:",
         token,
-        "of=/dev/disk/by-id/ata-SSD_12_S16",
+        "flock /dev/disk/by-id/ata-SSD_12_S16 sh -ec",
         "bs=16M",
     ] {
         assert!(text.contains(words), "{words:?} is not in:\n{text}");
@@ -109,10 +109,31 @@ fn a_signature_gets_no_token_and_the_places_to_erase() {
         "{text}"
     );
     let erase = json["erase"].to_string();
-    // Both ends and the copy, in blocks of 4096 bytes.
-    for place in ["seek=0 count=2048", "seek=732422 count=2", "seek=2927639"] {
+    // Both ends and the copy, from blocks of 4096 bytes on.
+    for place in [
+        "seek=0 iflag=count_bytes count=8388608 ",
+        "seek=732422 iflag=count_bytes count=8192 ",
+        "seek=2927639 ",
+    ] {
         assert!(erase.contains(place), "{place} is not in {erase}");
     }
+}
+
+#[test]
+fn overwriting_all_of_it_is_told_apart_from_what_is_enough_for_most() {
+    let refusal = Refusal::new(Reason::ResidualData, "first at byte 4096");
+    let (text, json) = explained(refusal, &medium(scan(4096, Vec::new())));
+    let (erase, overwrite) = (json["erase"].to_string(), json["overwrite"].to_string());
+    assert!(!erase.contains("bs=16M"), "{erase}");
+    assert!(overwrite.contains("bs=16M"), "{overwrite}");
+    let between = text
+        .split("udevadm trigger --settle")
+        .nth(1)
+        .expect("a part behind the first step");
+    assert!(
+        between.contains("\n\n  If it is refused as residual-data after that"),
+        "{text}"
+    );
 }
 
 #[test]
