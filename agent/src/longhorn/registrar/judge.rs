@@ -104,8 +104,8 @@ impl Registrar {
         }
     }
 
-    /// Drops entries of disks that are not mounted at this very moment,
-    /// whatever the round saw.
+    /// Drops entries of disks that are not mounted at this very moment, and
+    /// leaves those of them switched off that are, whatever the round saw.
     fn verify(&self, change: &mut Change, picture: &Picture) {
         for disk in &picture.disks {
             let there = |devno| is_mounted(&self.settings.host, &disk.path, devno);
@@ -114,6 +114,9 @@ impl Registrar {
                 change.disks.remove(disk.name.as_str());
                 // The next step finds what is to be said of paths.
                 change.annotations.remove(PATHS);
+            }
+            if change.switched_on.contains_key(&disk.name) && !disk.mounted.is_some_and(there) {
+                change.leave_stopped(&disk.name);
             }
         }
     }
