@@ -252,6 +252,7 @@ fn judge(
     if let Some(lodger) = adopt::lodger(view, device) {
         return adopt::longhorn(view, device, &lodger?, taken);
     }
+    view.resectored(device)?;
     before_medium(view, device)?;
     // The journal may be what explains the disk.
     view.inventory.journal.known()?;

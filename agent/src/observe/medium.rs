@@ -19,6 +19,7 @@ use super::{
     longhorn_disk::{self, LonghornDisk},
     peek::peek,
     pieces::{Pieces, first_nonzero},
+    resectored::{Resectored, resectored},
     sample::Seed,
     scan::{Scan, ZERO_END, scan},
     signature::{Part, Signature, probe, probe_beside_table},
@@ -49,6 +50,9 @@ pub struct Medium {
     /// What the only partition of a disk without a claim holds.
     #[serde(default)]
     pub lodger: Option<Lodger>,
+    /// A claim of ours for sectors of another size than the disk has here.
+    #[serde(default)]
+    pub resectored: Option<Resectored>,
 }
 
 /// What the only partition of a disk holds that carries no claim.
@@ -242,7 +246,10 @@ pub fn read_table(disk: &File, node: &Path, geometry: Geometry, begun: &[Begun])
 
 /// Both ends, and where the header in front speaks of a smaller disk also the
 /// ends of that one.
-fn read_with_earlier(disk: &File, geometry: Geometry) -> io::Result<Option<(Ends, Option<Ends>)>> {
+pub(super) fn read_with_earlier(
+    disk: &File,
+    geometry: Geometry,
+) -> io::Result<Option<(Ends, Option<Ends>)>> {
     let Some(ends) = read_ends(disk, geometry)? else {
         return Ok(None);
     };
@@ -292,11 +299,20 @@ pub fn examine(disk: &File, node: &Path, geometry: Geometry, question: &Question
     };
     let partition =
         claim.map(|(claim, resized)| inside(disk, node, geometry, (&claim, resized), question));
+    let blank = |content: &Content| {
+        let zero = |scan: &Fact<Scan>| scan.is_known_and(|scan| scan.residue.is_none());
+        content.scan.as_ref().is_some_and(zero)
+    };
+    let read = table.known().is_ok() && partition.is_none();
+    let resectored = (read && !content.as_ref().is_some_and(blank))
+        .then(|| resectored(disk, geometry))
+        .flatten();
     Medium {
         table,
         partition,
         content,
         lodger,
+        resectored,
     }
 }
 

@@ -57,6 +57,7 @@ fn lodge_as(bench: &mut Bench, disk: &str, uuid: Uuid, longhorn: Option<Fact<Lon
             longhorn,
             beside: Some(Fact::Known(Signature::Nothing)),
         }),
+        resectored: None,
     };
     let medium = Arc::new(Fact::Known(medium));
     bench.inventory.media.insert(disk.to_owned(), medium);

@@ -220,6 +220,7 @@ fn any_claim(at: usize) -> BoxedStrategy<Medium> {
                 partition,
                 content: None,
                 lodger: None,
+                resectored: None,
             },
         )
         .boxed()
@@ -286,6 +287,7 @@ fn any_medium(at: usize) -> BoxedStrategy<Option<Fact<Medium>>> {
             partition: None,
             content,
             lodger,
+            resectored: None,
         });
     prop_oneof![
         40 => unclaimed.prop_map(|medium| Some(Fact::Known(medium))),
