@@ -42,6 +42,7 @@ use crate::{
     workers::{Overdue, Workers},
 };
 
+pub use jobs::GRACE;
 use releases::Releasing;
 pub use releases::Teller;
 

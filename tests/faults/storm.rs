@@ -57,7 +57,9 @@ fn overflow(ground: &Ground) -> Result<()> {
     node.vm.plug(Disk::virtio("comes").gib(12))?;
     let comes = node.vm.kernel_name("comes")?;
     // So that udevd's own socket runs over, too.
-    node.vm.sh("udevadm settle --timeout=110")?;
+    let patience = Duration::from_mins(10);
+    node.vm
+        .sh_within(patience, "udevadm settle --timeout=590")?;
     node.vm
         .sh("systemctl kill --signal=SIGCONT disk-discovery")?;
     node.wait_logged(&["events were lost"])?;

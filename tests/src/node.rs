@@ -14,7 +14,7 @@ use crate::Disks;
 /// The agent as shipped for a plain systemd host.
 const UNIT: &str = include_str!("../../deploy/systemd/disk-discovery.service");
 /// Under emulation on a busy machine everything takes its time.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// The agent's binary: `DISK_DISCOVERY_BIN`, or what `cargo build --release`
 /// made in this workspace.
@@ -92,6 +92,14 @@ impl Node {
     /// When it does not start.
     pub fn start_agent(&mut self) -> Result<()> {
         self.vm.sh("systemctl start disk-discovery").map(drop)
+    }
+
+    /// Ends the agent's service and starts it again.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn restart_agent(&mut self) -> Result<()> {
+        self.vm.sh("systemctl restart disk-discovery").map(drop)
     }
 
     /// What the agent has logged.

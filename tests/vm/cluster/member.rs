@@ -29,7 +29,7 @@ const HOST: &str = "10.0.2.2";
 /// Name of the node in the cluster, which is not its host name.
 pub const NODE: &str = "k3s2";
 /// Under emulation on a busy machine everything takes its time.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// See the module.
 pub struct Member {
