@@ -251,10 +251,13 @@ fn in_a_pod(lab: &Lab) -> Result<()> {
         .machine("member-pod")
         .disk(Disk::virtio("alpha").gib(12));
     let member = Member::join(machine, ENFORCE)?;
-    pod::install(&member)?;
+    let token = pod::install(&member)?;
     pod::start(&member)?;
     member.wait_in_use("vdb1")?;
     let uuid = member.uuid("vdb1")?;
+    // kubelet replaces the token; the first one ends.
+    pod::renew(&member)?;
+    member.cluster.server().revoke(&token);
     // One that is attached later has no node in the container's own /dev.
     member
         .guest

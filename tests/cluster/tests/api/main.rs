@@ -26,5 +26,6 @@ mod real;
 mod server_kubectl;
 mod server_moods;
 mod server_objects;
+mod server_program;
 mod server_rights;
 mod server_watch;
