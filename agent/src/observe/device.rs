@@ -132,7 +132,8 @@ pub struct UdevRecord {
     pub id_path: Option<String>,
     /// `ID_BUS`.
     pub bus: Option<String>,
-    /// `DM_MULTIPATH_DEVICE_PATH` is 1.
+    /// `DM_MULTIPATH_DEVICE_PATH` is there and is not 0: it is one of several
+    /// paths, or multipathd still waits to see whether it is.
     pub multipath_member: bool,
     /// Links below `/dev/disk/by-id` and `/dev/disk/by-path`, as
     /// `by-id/scsi-0QEMU`.
