@@ -440,6 +440,45 @@ fn the_bus_of_a_disk_is_read_off_its_path() {
     }
 }
 
+/// Of these the path shows no more than of a disk in the machine.
+#[test]
+fn scsi_disks_of_other_machines_are_told_by_the_driver_of_their_host() {
+    const SRP: &str = "pci0000:00/0000:00:05.0/infiniband/mlx5_0/host6";
+    const LOOP: &str = "tcm_loop_0/tcm_loop_adapter_0/host6";
+    const SAS: &str = "pci0000:00/0000:00:06.0/host6";
+    for (host, driver, transport) in [
+        (SRP, Some("ib_srp\n"), Transport::Srp),
+        (LOOP, Some("tcm_loopback\n"), Transport::TargetLoop),
+        (SAS, Some("mpt3sas\n"), Transport::Scsi),
+        (SAS, Some("(null)\n"), Transport::Scsi),
+        (SAS, None, Transport::Scsi),
+    ] {
+        for below in [
+            "target6:0:1/6:0:1:0",
+            "port-6:0/end_device-6:0/target6:0:1/6:0:1:0",
+        ] {
+            let tree = Tree::new();
+            tree.disk(&format!("{host}/{below}"), "sdc", 8, 32);
+            tree.partition("sdc", 1, 8, 33);
+            if let Some(driver) = driver {
+                let attribute = format!("sys/devices/{host}/scsi_host/host6/proc_name");
+                tree.write(attribute, driver);
+            }
+            for name in ["sdc", "sdc1"] {
+                let read = tree.read(name).transport;
+                assert_eq!(read, Fact::Known(transport), "{driver:?} {below}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_driver_of_a_scsi_host_that_cannot_be_read_is_not_one_of_this_machine() {
+    let tree = Tree::new();
+    tree.spoil("sys/devices/pci0000:00/0000:00:1f.2/ata1/host0/scsi_host/host0/proc_name");
+    assert!(tree.read("sda").transport.known().is_err());
+}
+
 #[test]
 fn an_nvme_disk_on_a_network_is_told_by_the_transport_of_its_controller() {
     for transport in ["tcp", "rdma", "fc", "loop"] {

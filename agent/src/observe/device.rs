@@ -80,6 +80,10 @@ pub enum Transport {
     FibreChannel,
     /// NVMe over a network.
     NvmeFabrics,
+    /// SCSI over InfiniBand or another network with RDMA.
+    Srp,
+    /// The kernel's own SCSI target, looped back to this machine (`tcm_loop`).
+    TargetLoop,
     /// Not a device with a bus: loop, ram, md, dm.
     Virtual,
     /// Anything else.
@@ -97,6 +101,8 @@ impl Transport {
         Self::Iscsi,
         Self::FibreChannel,
         Self::NvmeFabrics,
+        Self::Srp,
+        Self::TargetLoop,
         Self::Virtual,
         Self::Other,
     ];
@@ -112,6 +118,8 @@ impl Transport {
             Self::Iscsi => "iscsi",
             Self::FibreChannel => "fibre-channel",
             Self::NvmeFabrics => "nvme-fabrics",
+            Self::Srp => "srp",
+            Self::TargetLoop => "target-loop",
             Self::Virtual => "virtual",
             Self::Other => "other",
         }
