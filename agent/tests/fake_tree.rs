@@ -479,6 +479,27 @@ fn a_driver_of_a_scsi_host_that_cannot_be_read_is_not_one_of_this_machine() {
     assert!(tree.read("sda").transport.known().is_err());
 }
 
+/// The kernel calls neither removable.
+#[test]
+fn a_card_in_a_slot_can_be_taken_out_and_a_chip_on_the_board_cannot() {
+    const SLOT: &str = "platform/soc/fe340000.mmc/mmc_host/mmc0/mmc0:0001";
+    let read = |kind: Option<&str>| {
+        let tree = Tree::new();
+        tree.disk(SLOT, "mmcblk0", 179, 0);
+        match kind {
+            Some("unreadable") => tree.spoil(format!("sys/devices/{SLOT}/type")),
+            Some(kind) => tree.write(format!("sys/devices/{SLOT}/type"), kind),
+            None => {}
+        }
+        tree.read("mmcblk0").removable
+    };
+    assert_eq!(read(Some("SD\n")), Fact::Known(true));
+    assert_eq!(read(Some("SDcombo\n")), Fact::Known(true));
+    assert_eq!(read(Some("MMC\n")), Fact::Known(false));
+    assert!(read(None).known().is_err());
+    assert!(read(Some("unreadable")).known().is_err());
+}
+
 #[test]
 fn an_nvme_disk_on_a_network_is_told_by_the_transport_of_its_controller() {
     for transport in ["tcp", "rdma", "fc", "loop"] {

@@ -94,7 +94,8 @@ pub(super) fn read_device(class_block: &Path, udev_database: &Path, name: &str) 
         removable: if is_partition {
             Fact::Known(false)
         } else {
-            directory.flag("removable")
+            let flag = directory.flag("removable");
+            flag.and_then(|flag| transport::is_card(name, &directory).map(|card| flag || card))
         },
         hidden: if is_partition {
             Fact::Known(false)

@@ -57,6 +57,20 @@ fn scsi_transport(path: &str, directory: &Directory) -> Fact<Transport> {
     })
 }
 
+/// Whether it is a card for a slot: the kernel calls no device of the MMC bus
+/// removable, but says of each what it is. `MMC` is a chip on the board, with
+/// few exceptions; `SD` and the others can be taken out.
+pub(super) fn is_card(name: &str, directory: &Directory) -> Fact<bool> {
+    const TYPE: &str = "device/type";
+    if !name.starts_with("mmcblk") {
+        return Fact::Known(false);
+    }
+    directory.attribute(TYPE).and_then(|kind| match kind {
+        Some(kind) => Fact::Known(kind != "MMC"),
+        None => directory.unreadable(TYPE, "absent"),
+    })
+}
+
 /// How an NVMe disk is attached: its controller says. Behind native multipath
 /// the disk hangs below a subsystem, which has a link to each controller; one
 /// on a network is enough.
