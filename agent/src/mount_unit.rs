@@ -84,8 +84,8 @@ impl MountUnits {
         }
     }
 
-    /// Makes sure that each mounted disk of ours has its unit. Those that were
-    /// right are looked at again when `anew`.
+    /// Makes sure that each mounted disk of ours has its unit, but for those that
+    /// must not have one. Those that were right are looked at again when `anew`.
     pub fn keep(&mut self, verdicts: &BTreeMap<String, Verdict>, anew: bool) {
         if anew {
             self.right.clear();
@@ -106,6 +106,9 @@ impl MountUnits {
                 | Verdict::Resume(_)
                 | Verdict::Refused(_) => continue,
             };
+            if self.withdrawn.contains(name) || self.kept.contains_key(name) {
+                continue;
+            }
             if self.right.get(name) == Some(&(uuid, filesystem)) {
                 continue;
             }
@@ -126,14 +129,16 @@ impl MountUnits {
         self.problems = problems;
     }
 
-    /// Makes sure that disks that were released have no unit: systemd would mount
-    /// them at the next boot. Those that had none are looked at again when `anew`.
-    pub fn withdraw<'a>(&mut self, released: impl Iterator<Item = &'a DiskName>, anew: bool) {
+    /// Makes sure that some disks have no unit until they are not named here any
+    /// more: those that were released, which systemd would mount at the next boot,
+    /// and those of which there is a copy, which it cannot tell from them. Those
+    /// that had none are looked at again when `anew`.
+    pub fn withdraw<'a>(&mut self, without: impl Iterator<Item = &'a DiskName>, anew: bool) {
         if anew {
             self.withdrawn.clear();
         }
         let (mut withdrawn, mut kept) = (BTreeSet::new(), BTreeMap::new());
-        for name in released {
+        for name in without {
             self.right.remove(name);
             if self.withdrawn.contains(name) {
                 withdrawn.insert(name.clone());
@@ -145,13 +150,13 @@ impl MountUnits {
                 }
                 // Somebody else has one for it, as in fstab: that is theirs to remove.
                 Err(error @ (UnitError::NotOurs { .. } | UnitError::NoUnit { .. })) => {
-                    tracing::warn!(%name, error = chain(&error), "no unit is removed for a released disk");
+                    tracing::warn!(%name, error = chain(&error), "a unit that should be gone is not the agent's");
                     withdrawn.insert(name.clone());
                 }
                 Err(error @ (UnitError::Read { .. } | UnitError::Write(_))) => {
                     let error = chain(&error);
                     if self.kept.get(name) != Some(&error) {
-                        tracing::warn!(%name, error, "the unit of a released disk stays");
+                        tracing::warn!(%name, error, "a unit that should be gone stays");
                     }
                     kept.insert(name.clone(), error);
                 }
@@ -160,7 +165,7 @@ impl MountUnits {
         (self.withdrawn, self.kept) = (withdrawn, kept);
     }
 
-    /// Why the unit of a released disk is still there, if it is.
+    /// Why a unit that was withdrawn is still there, if it is.
     pub fn kept(&self, name: &DiskName) -> Option<String> {
         self.kept.get(name).cloned()
     }
@@ -170,7 +175,7 @@ impl MountUnits {
         self.right.contains_key(name)
     }
 
-    /// What keeps a disk from having its unit, or a released one from losing it.
+    /// What keeps a disk from having its unit, or from losing it.
     pub fn problems(&self) -> Vec<String> {
         let problems = self.problems.values().chain(self.kept.values());
         problems.cloned().collect()
@@ -549,6 +554,24 @@ mod tests {
         // Released once more, without a full pass in between.
         units.withdraw([&claim.name].into_iter(), false);
         assert!(!directory.path().join(UNIT).exists());
+    }
+
+    #[test]
+    fn a_mounted_disk_has_no_unit_while_it_must_not_have_one() {
+        let directory = directory();
+        let claim = claim("sdb1");
+        let mut units = units(directory.path());
+        units.keep(&managed(&claim, true), true);
+        unit_in(directory.path());
+        for anew in [false, true, false] {
+            units.withdraw([&claim.name].into_iter(), anew);
+            units.keep(&managed(&claim, true), anew);
+            assert!(!directory.path().join(UNIT).exists());
+            assert!(!units.has(&claim.name));
+        }
+        units.withdraw(std::iter::empty(), false);
+        units.keep(&managed(&claim, true), false);
+        unit_in(directory.path());
     }
 
     #[test]

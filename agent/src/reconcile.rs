@@ -372,11 +372,11 @@ impl Reconciler {
         let released = decide::released(&inventory, &self.settings.policy);
         if self.settings.mode == Mode::Enforce {
             self.forget_finished(&inventory, &verdicts);
-            self.keep_copied(&inventory, &verdicts);
+            let copied = self.keep_copied(&inventory, &verdicts);
             self.keep_names(&inventory, &verdicts);
             self.clear(&dead);
             if let Some(units) = &mut self.mount_units {
-                units.withdraw(released.keys(), full);
+                units.withdraw(released.keys().chain(&copied), full);
             }
             if let Some(again) = self.unmount_released(&released) {
                 next = next.or_at(again);
@@ -385,7 +385,8 @@ impl Reconciler {
                 next = NextRound::After(Duration::ZERO, Dirty::nothing());
             }
             self.start_jobs(&inventory, &verdicts, &dead, may_format);
-            if let Some(units) = &mut self.mount_units {
+            // Which disks must not have one, the ledger knows.
+            if let (Some(units), Ok(_)) = (&mut self.mount_units, inventory.standing.known()) {
                 units.keep(&verdicts, full);
             }
         }

@@ -440,6 +440,66 @@ fn the_bus_of_a_disk_is_read_off_its_path() {
     }
 }
 
+/// Of these the path shows no more than of a disk in the machine.
+#[test]
+fn scsi_disks_of_other_machines_are_told_by_the_driver_of_their_host() {
+    const SRP: &str = "pci0000:00/0000:00:05.0/infiniband/mlx5_0/host6";
+    const LOOP: &str = "tcm_loop_0/tcm_loop_adapter_0/host6";
+    const SAS: &str = "pci0000:00/0000:00:06.0/host6";
+    for (host, driver, transport) in [
+        (SRP, Some("ib_srp\n"), Transport::Srp),
+        (LOOP, Some("tcm_loopback\n"), Transport::TargetLoop),
+        (SAS, Some("mpt3sas\n"), Transport::Scsi),
+        (SAS, Some("(null)\n"), Transport::Scsi),
+        (SAS, None, Transport::Scsi),
+    ] {
+        for below in [
+            "target6:0:1/6:0:1:0",
+            "port-6:0/end_device-6:0/target6:0:1/6:0:1:0",
+        ] {
+            let tree = Tree::new();
+            tree.disk(&format!("{host}/{below}"), "sdc", 8, 32);
+            tree.partition("sdc", 1, 8, 33);
+            if let Some(driver) = driver {
+                let attribute = format!("sys/devices/{host}/scsi_host/host6/proc_name");
+                tree.write(attribute, driver);
+            }
+            for name in ["sdc", "sdc1"] {
+                let read = tree.read(name).transport;
+                assert_eq!(read, Fact::Known(transport), "{driver:?} {below}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_driver_of_a_scsi_host_that_cannot_be_read_is_not_one_of_this_machine() {
+    let tree = Tree::new();
+    tree.spoil("sys/devices/pci0000:00/0000:00:1f.2/ata1/host0/scsi_host/host0/proc_name");
+    assert!(tree.read("sda").transport.known().is_err());
+}
+
+/// The kernel calls neither removable.
+#[test]
+fn a_card_in_a_slot_can_be_taken_out_and_a_chip_on_the_board_cannot() {
+    const SLOT: &str = "platform/soc/fe340000.mmc/mmc_host/mmc0/mmc0:0001";
+    let read = |kind: Option<&str>| {
+        let tree = Tree::new();
+        tree.disk(SLOT, "mmcblk0", 179, 0);
+        match kind {
+            Some("unreadable") => tree.spoil(format!("sys/devices/{SLOT}/type")),
+            Some(kind) => tree.write(format!("sys/devices/{SLOT}/type"), kind),
+            None => {}
+        }
+        tree.read("mmcblk0").removable
+    };
+    assert_eq!(read(Some("SD\n")), Fact::Known(true));
+    assert_eq!(read(Some("SDcombo\n")), Fact::Known(true));
+    assert_eq!(read(Some("MMC\n")), Fact::Known(false));
+    assert!(read(None).known().is_err());
+    assert!(read(Some("unreadable")).known().is_err());
+}
+
 #[test]
 fn an_nvme_disk_on_a_network_is_told_by_the_transport_of_its_controller() {
     for transport in ["tcp", "rdma", "fc", "loop"] {

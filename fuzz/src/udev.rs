@@ -19,7 +19,9 @@ pub fn check(input: &[u8]) {
     ] {
         assert_eq!(last(property), *read, "{property}");
     }
-    let multipath = last("E:DM_MULTIPATH_DEVICE_PATH=").as_deref() == Some("1");
+    let multipath = last("E:DM_MULTIPATH_DEVICE_PATH=")
+        .as_deref()
+        .is_some_and(|value| value != "0");
     assert_eq!(record.multipath_member, multipath);
     let links = text.lines().filter_map(|line| line.strip_prefix("S:disk/"));
     let kept = |link: &&str| link.starts_with("by-id/") || link.starts_with("by-path/");

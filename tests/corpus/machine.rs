@@ -34,6 +34,8 @@ allow:
   - transport: iscsi
   - transport: fibre-channel
   - transport: nvme-fabrics
+  - transport: srp
+  - transport: target-loop
   - removable: true
   - model: "Vol*"
 "#;

@@ -98,7 +98,11 @@ pub(super) fn hazard(view: &View<'_>, disk: &Device) -> Gate {
         refuse_if(!view.policy.names(disk, field), reason, detail)
     };
     match disk.transport.known()? {
-        transport @ (Transport::Iscsi | Transport::FibreChannel | Transport::NvmeFabrics) => {
+        transport @ (Transport::Iscsi
+        | Transport::FibreChannel
+        | Transport::NvmeFabrics
+        | Transport::Srp
+        | Transport::TargetLoop) => {
             unless_named(
                 Field::Transport,
                 Reason::NetworkTransport,

@@ -103,7 +103,7 @@ reasons! {
         "Another device is built on it, or it is built on others.",
         "Take the stacked device down if it is not needed.";
     MultipathMember, "multipath-member",
-        "It is one of several paths to a disk.",
+        "It is, or may be, one of several paths to a disk.",
         "Look at the multipath device instead.";
     Partitioned, "partitioned",
         "The kernel knows of partitions on it.",

@@ -213,7 +213,7 @@ impl Condition {
                 .iter()
                 .find(|transport| transport.name() == value)
                 .map(|transport| Wanted::Transport(*transport))
-                .ok_or_else(|| impossible("virtio, scsi, nvme, mmc, usb, iscsi, fibre-channel, nvme-fabrics, virtual and other"))?,
+                .ok_or_else(|| impossible("virtio, scsi, nvme, mmc, usb, iscsi, fibre-channel, nvme-fabrics, srp, target-loop, virtual and other"))?,
             Field::Rotational | Field::Removable => match value {
                 "true" => Wanted::Flag(true),
                 "false" => Wanted::Flag(false),

@@ -445,6 +445,8 @@ fn a_disk_on_a_network_or_on_usb_is_refused() {
         (Transport::Iscsi, Reason::NetworkTransport),
         (Transport::FibreChannel, Reason::NetworkTransport),
         (Transport::NvmeFabrics, Reason::NetworkTransport),
+        (Transport::Srp, Reason::NetworkTransport),
+        (Transport::TargetLoop, Reason::NetworkTransport),
         (Transport::Usb, Reason::Removable),
     ] {
         let bench = Bench::with(|b| b.dev("sdb").transport = Fact::Known(transport));

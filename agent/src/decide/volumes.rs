@@ -80,6 +80,8 @@ pub(super) fn provider(
         | Transport::Iscsi
         | Transport::FibreChannel
         | Transport::NvmeFabrics
+        | Transport::Srp
+        | Transport::TargetLoop
         | Transport::Virtual
         | Transport::Other => None,
     }

@@ -80,6 +80,10 @@ pub enum Transport {
     FibreChannel,
     /// NVMe over a network.
     NvmeFabrics,
+    /// SCSI over InfiniBand or another network with RDMA.
+    Srp,
+    /// The kernel's own SCSI target, looped back to this machine (`tcm_loop`).
+    TargetLoop,
     /// Not a device with a bus: loop, ram, md, dm.
     Virtual,
     /// Anything else.
@@ -97,6 +101,8 @@ impl Transport {
         Self::Iscsi,
         Self::FibreChannel,
         Self::NvmeFabrics,
+        Self::Srp,
+        Self::TargetLoop,
         Self::Virtual,
         Self::Other,
     ];
@@ -112,6 +118,8 @@ impl Transport {
             Self::Iscsi => "iscsi",
             Self::FibreChannel => "fibre-channel",
             Self::NvmeFabrics => "nvme-fabrics",
+            Self::Srp => "srp",
+            Self::TargetLoop => "target-loop",
             Self::Virtual => "virtual",
             Self::Other => "other",
         }
@@ -132,7 +140,8 @@ pub struct UdevRecord {
     pub id_path: Option<String>,
     /// `ID_BUS`.
     pub bus: Option<String>,
-    /// `DM_MULTIPATH_DEVICE_PATH` is 1.
+    /// `DM_MULTIPATH_DEVICE_PATH` is there and is not 0: it is one of several
+    /// paths, or multipathd still waits to see whether it is.
     pub multipath_member: bool,
     /// Links below `/dev/disk/by-id` and `/dev/disk/by-path`, as
     /// `by-id/scsi-0QEMU`.

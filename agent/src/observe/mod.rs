@@ -32,6 +32,7 @@ pub mod superblock;
 mod sysfs;
 pub mod tables;
 pub mod traces;
+mod transport;
 pub mod udev_db;
 pub mod witness;
 

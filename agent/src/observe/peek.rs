@@ -25,7 +25,10 @@ use nix::{
     sys::stat::Mode,
 };
 
-use super::longhorn_disk::{self, LonghornDisk};
+use super::{
+    longhorn_disk::{self, LonghornDisk},
+    superblock,
+};
 use crate::{sys, units::Filesystem};
 
 /// Others take free loop devices as well, and udevd looks at one for a moment
@@ -39,7 +42,8 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 /// `nodes` is the directory of device nodes.
 ///
 /// # Errors
-/// When there is no loop device, or the kernel does not mount the filesystem.
+/// When there is no loop device, the kernel does not mount the filesystem, or the
+/// file is not there as far as can be told without the journal.
 pub fn peek(device: &File, filesystem: Filesystem, nodes: &Path) -> io::Result<LonghornDisk> {
     let lens = read_only_loop(device, nodes)?;
     let source = format!("/proc/self/fd/{}", lens.as_raw_fd());
@@ -61,6 +65,11 @@ pub fn peek(device: &File, filesystem: Filesystem, nodes: &Path) -> io::Result<L
             } else {
                 Ok(LonghornDisk::Nameless)
             }
+        }
+        Err(Errno::ENOENT) if superblock::needs_recovery(device, filesystem)? => {
+            Err(io::Error::other(
+                "it is not there, but may be in the journal, which has not been replayed",
+            ))
         }
         Err(Errno::ENOENT) => Ok(LonghornDisk::None),
         // A symbolic link.
@@ -177,11 +186,8 @@ mod tests {
 
     /// With `needs_recovery` and a list of orphans, which a plain read-only
     /// mount would replay and clean up.
-    #[test]
-    fn an_ext4_that_was_cut_off_is_not_repaired_by_looking() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = image(directory.path(), Filesystem::Ext4, Some(CONFIG));
-        let file = OpenOptions::new().read(true).write(true).open(&path);
+    fn cut_off(path: &Path) -> File {
+        let file = OpenOptions::new().read(true).write(true).open(path);
         let file = file.expect("an image");
         let word = |at: u64| {
             let mut bytes = [0; 4];
@@ -200,10 +206,34 @@ mod tests {
         // s_last_orphan: the first inode that is not reserved.
         file.write_all_at(&12_u32.to_le_bytes(), 1024 + 0xe8)
             .expect("write");
+        file
+    }
+
+    #[test]
+    fn an_ext4_that_was_cut_off_is_not_repaired_by_looking() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = image(directory.path(), Filesystem::Ext4, Some(CONFIG));
+        let file = cut_off(&path);
         let before = digest(&path);
         let found = peek(&file, Filesystem::Ext4, Path::new("/dev")).expect("mounted");
         assert_eq!(found, longhorn_disk::parse(CONFIG.as_bytes()));
         assert_eq!(digest(&path), before);
+    }
+
+    /// Longhorn may have written it a moment before.
+    #[test]
+    fn a_file_that_may_be_in_the_journal_only_is_not_an_absent_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = image(directory.path(), Filesystem::Ext4, None);
+        let file = cut_off(&path);
+        let error = peek(&file, Filesystem::Ext4, Path::new("/dev")).expect_err("not known");
+        assert!(error.to_string().contains("journal"), "{error}");
+        let path = path.to_str().expect("UTF-8");
+        // 1: errors were mended.
+        let mended = Command::new("e2fsck").args(["-fy", path]).status();
+        assert_eq!(mended.expect("e2fsck").code(), Some(1));
+        let found = peek(&file, Filesystem::Ext4, Path::new("/dev"));
+        assert_eq!(found.expect("mounted"), LonghornDisk::None);
     }
 
     #[test]

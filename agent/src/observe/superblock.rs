@@ -1,6 +1,7 @@
 //! What superblocks say: whether a filesystem that our own mkfs made was ever
-//! mounted, for a partition whose claim is still pending; and how much of its
-//! partition a mounted one uses.
+//! mounted, for a partition whose claim is still pending; whether one that is not
+//! mounted has a journal to replay; and how much of its partition a mounted one
+//! uses.
 
 use std::{fs::File, io, ops::Range, os::unix::fs::FileExt};
 
@@ -124,6 +125,34 @@ fn log_after_mkfs(superblock: &[u8]) -> Option<Told> {
     let start = log.checked_add(record)?;
     let end = end.min(start.checked_add(LOG_PIECE)?);
     (start < end).then_some(Told::InLog(start..end))
+}
+
+/// Whether a filesystem is known to have a journal that must be replayed before
+/// all that it holds is seen: ext4 says so itself (`INCOMPAT_RECOVER`). XFS has
+/// no such mark, only its log, and is taken as it is.
+///
+/// # Errors
+/// When it cannot be read or is none of that type.
+pub fn needs_recovery(device: &File, filesystem: Filesystem) -> io::Result<bool> {
+    match filesystem {
+        Filesystem::Ext4 => {
+            let mut bytes = [0_u8; 2048];
+            device.read_exact_at(&mut bytes, 0)?;
+            ext4_needs_recovery(&bytes).ok_or_else(|| io::Error::other("no superblock of ext4"))
+        }
+        Filesystem::Xfs => Ok(false),
+    }
+}
+
+/// `s_feature_incompat` (fs/ext4/ext4.h), from the first 2048 bytes.
+fn ext4_needs_recovery(bytes: &[u8]) -> Option<bool> {
+    const RECOVER: u32 = 0x4;
+    let superblock = bytes.get(1024..2048)?;
+    if superblock.get(0x38..0x3a)? != [0x53, 0xef] {
+        return None;
+    }
+    let incompatible: [u8; 4] = superblock.get(0x60..0x64)?.try_into().ok()?;
+    Some(u32::from_le_bytes(incompatible) & RECOVER != 0)
 }
 
 /// How much of its partition a mounted filesystem uses.

@@ -18,7 +18,7 @@ use nix::{
 
 use super::{
     device::{Device, Transport, is_part_of},
-    udev_db,
+    transport, udev_db,
 };
 use crate::{fact::Fact, units::DevNo};
 
@@ -53,7 +53,7 @@ pub(super) fn read_device(class_block: &Path, udev_database: &Path, name: &str) 
     };
     let transport = path
         .clone()
-        .and_then(|path| transport(&path, name, &directory));
+        .and_then(|path| transport::read(&path, name, &directory));
     let virtio = matches!(transport, Fact::Known(Transport::Virtio));
     let nvme = name.starts_with("nvme");
     Device {
@@ -94,7 +94,8 @@ pub(super) fn read_device(class_block: &Path, udev_database: &Path, name: &str) 
         removable: if is_partition {
             Fact::Known(false)
         } else {
-            directory.flag("removable")
+            let flag = directory.flag("removable");
+            flag.and_then(|flag| transport::is_card(name, &directory).map(|card| flag || card))
         },
         hidden: if is_partition {
             Fact::Known(false)
@@ -175,64 +176,8 @@ fn number_in<T: FromStr>(uevent: &Fact<String>, key: &str, link: &Path) -> Fact<
     })
 }
 
-/// The bus, read off the path; only NVMe needs an attribute besides.
-fn transport(path: &str, name: &str, directory: &Directory) -> Fact<Transport> {
-    if path.starts_with("/devices/virtual/") && !name.starts_with("nvme") {
-        return Fact::Known(Transport::Virtual);
-    }
-    if name.starts_with("nvme") {
-        return nvme_transport(directory);
-    }
-    let through = |part: &str| path.split('/').any(|dir| dir.starts_with(part));
-    Fact::Known(if through("usb") {
-        Transport::Usb
-    } else if through("session") {
-        Transport::Iscsi
-    } else if through("rport-") {
-        Transport::FibreChannel
-    } else if name.starts_with("vd") {
-        Transport::Virtio
-    } else if through("mmc") {
-        Transport::Mmc
-    } else if through("host") {
-        Transport::Scsi
-    } else {
-        Transport::Other
-    })
-}
-
-/// How an NVMe disk is attached: its controller says. Behind native multipath
-/// the disk hangs below a subsystem, which has a link to each controller; one
-/// on a network is enough.
-fn nvme_transport(directory: &Directory) -> Fact<Transport> {
-    let kind = |transport: &str| match transport {
-        "pcie" => Transport::Nvme,
-        _ => Transport::NvmeFabrics,
-    };
-    directory.attribute("device/transport").and_then(|own| {
-        if let Some(own) = own {
-            return Fact::Known(kind(&own));
-        }
-        directory.names("device").and_then(|names| {
-            let mut found = Fact::unreadable(&directory.1, "no controller says its transport");
-            for name in names.iter().filter(|name| name.starts_with("nvme")) {
-                match directory.attribute(&format!("device/{name}/transport")) {
-                    // A disk or a character device beside the controllers.
-                    Fact::Known(None) => {}
-                    Fact::Known(Some(transport)) => found = Fact::Known(kind(&transport)),
-                    Fact::Unreadable(why) => return Fact::Unreadable(why),
-                }
-                if found == Fact::Known(Transport::NvmeFabrics) {
-                    break;
-                }
-            }
-            found
-        })
-    })
-}
-
 /// An open directory of sysfs, or why it could not be opened.
-struct Directory(Fact<OwnedFd>, String);
+pub(super) struct Directory(Fact<OwnedFd>, String);
 
 impl Directory {
     fn open(path: &Path) -> Self {
@@ -269,7 +214,7 @@ impl Directory {
     }
 
     /// An attribute without its newline; an absent or empty one is `None`.
-    fn attribute(&self, name: &str) -> Fact<Option<String>> {
+    pub(super) fn attribute(&self, name: &str) -> Fact<Option<String>> {
         self.bytes(name).map(|bytes| {
             let bytes = bytes?;
             let text = String::from_utf8_lossy(&bytes);
@@ -316,6 +261,11 @@ impl Directory {
             })
     }
 
+    /// Something that the device must say of itself does not make sense.
+    pub(super) fn unreadable<T>(&self, name: &str, why: impl std::fmt::Display) -> Fact<T> {
+        Fact::unreadable(format_args!("{}/{name}", self.1), why)
+    }
+
     /// A flag that each block device has.
     fn flag(&self, name: &str) -> Fact<bool> {
         self.attribute(name).and_then(|text| match text.as_deref() {
@@ -336,7 +286,7 @@ impl Directory {
 
     /// Names in a subdirectory; an absent one is an error, since each disk and
     /// partition has `holders` and each disk `slaves`.
-    fn names(&self, name: &str) -> Fact<Vec<String>> {
+    pub(super) fn names(&self, name: &str) -> Fact<Vec<String>> {
         let directory = match &self.0 {
             Fact::Known(fd) => fd,
             Fact::Unreadable(why) => return Fact::Unreadable(why.clone()),

@@ -35,8 +35,10 @@ pub fn parse(text: &str) -> UdevRecord {
                 "ID_PART_TABLE_TYPE" => record.table = value(),
                 "ID_PATH" => record.id_path = value(),
                 "ID_BUS" => record.bus = value(),
+                // multipathd says 2 while it waits for a second path, and whatever
+                // it comes to say, only 0 means that it has no part in it.
                 "DM_MULTIPATH_DEVICE_PATH" => {
-                    record.multipath_member = value().as_deref() == Some("1")
+                    record.multipath_member = value().as_deref() != Some("0")
                 }
                 _ => {}
             }
@@ -59,6 +61,15 @@ mod tests {
         assert_eq!(record.filesystem.as_deref(), Some("ext4"));
         assert_eq!(record.bus.as_deref(), Some("scsi"));
         assert_eq!(record.table, None);
+    }
+
+    #[test]
+    fn a_path_that_may_be_one_of_several_counts_as_one() {
+        for (value, counts) in [("0", false), ("1", true), ("2", true), ("", true)] {
+            let record = parse(&format!("E:DM_MULTIPATH_DEVICE_PATH={value}\n"));
+            assert_eq!(record.multipath_member, counts, "{value:?}");
+        }
+        assert!(!parse("E:ID_BUS=scsi\n").multipath_member);
     }
 
     #[test]

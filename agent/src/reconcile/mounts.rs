@@ -1,7 +1,11 @@
 //! What a round sees to besides starting jobs: whose a name is, what the journal
 //! has no more use for, and mounts of devices that are gone.
 
-use std::{collections::BTreeMap, path::Path, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Instant,
+};
 
 use tokio::task::JoinHandle;
 
@@ -42,10 +46,19 @@ impl Reconciler {
     }
 
     /// Takes down that there are copies of disks of this host: when one of two
-    /// is gone, nobody could tell any more which of them is which.
-    pub(super) fn keep_copied(&self, inventory: &Inventory, verdicts: &BTreeMap<String, Verdict>) {
-        for filesystem in decide::copied(inventory, &self.settings.policy, verdicts) {
-            match self.around.state.ledger.copied(filesystem) {
+    /// is gone, nobody could tell any more which of them is which. The names of
+    /// all disks of which there is one.
+    pub(super) fn keep_copied(
+        &self,
+        inventory: &Inventory,
+        verdicts: &BTreeMap<String, Verdict>,
+    ) -> BTreeSet<DiskName> {
+        let Ok(standing) = inventory.standing.known() else {
+            return BTreeSet::new();
+        };
+        let new = decide::copied(inventory, &self.settings.policy, verdicts);
+        for filesystem in &new {
+            match self.around.state.ledger.copied(*filesystem) {
                 Ok(()) => tracing::warn!(%filesystem, "there is a copy of a disk of this host"),
                 Err(error) => {
                     let error = chain(&error);
@@ -53,6 +66,9 @@ impl Reconciler {
                 }
             }
         }
+        let disks = standing.disks.iter();
+        let copied = disks.filter(|(filesystem, kept)| kept.copied || new.contains(filesystem));
+        copied.map(|(_, kept)| kept.name.clone()).collect()
     }
 
     /// Takes down which disks are mounted, and the names of those that were

@@ -78,6 +78,8 @@ fn any_device(at: usize) -> BoxedStrategy<Device> {
         Transport::Iscsi,
         Transport::FibreChannel,
         Transport::NvmeFabrics,
+        Transport::Srp,
+        Transport::TargetLoop,
     ];
     let numbers = (
         mostly(devno(8, minor), vec![devno(8, 1)]),

@@ -13,7 +13,7 @@ use disk_discovery::{
 use k8s_openapi::{
     api::{
         apps::v1::DaemonSet,
-        core::v1::{Container, EnvVar, HTTPGetAction, PodSpec, Probe},
+        core::v1::{ConfigMap, Container, EnvVar, HTTPGetAction, PodSpec, Probe},
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
@@ -83,6 +83,24 @@ fn every_variable_is_an_option_of_the_agent() {
         Some(&["run".to_owned()][..])
     );
     assert_eq!(container(&agent).command, None);
+}
+
+/// Rules that deny disks are among its options: one that started without them
+/// would format those.
+#[test]
+fn it_does_not_start_without_the_options_that_the_manifests_bring() {
+    let documents = base();
+    let (agent, options): (DaemonSet, ConfigMap) = (only(&documents), only(&documents));
+    let sources = container(&agent).env_from.as_ref().expect("sources");
+    let [source] = sources.as_slice() else {
+        panic!("{sources:?}");
+    };
+    let named = source.config_map_ref.as_ref().expect("a ConfigMap");
+    assert_eq!(named.optional, None, "a missing one is passed over");
+    assert_eq!(source.prefix, None);
+    assert_eq!(options.metadata.name.as_ref(), Some(&named.name));
+    assert_eq!(options.metadata.namespace, agent.metadata.namespace);
+    assert_eq!((options.data, options.immutable), (None, None));
 }
 
 /// A directory of the host as the container sees it.

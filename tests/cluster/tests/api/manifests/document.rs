@@ -3,6 +3,7 @@
 use disk_discovery::config::Mode;
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
+    core::v1::{ConfigMap, EnvVar},
     rbac::v1::{PolicyRule, Role},
 };
 
@@ -43,11 +44,38 @@ fn its_first_overlay_chooses_an_image_and_only_looks() {
 }
 
 #[test]
-fn its_second_example_leaves_out_the_policy_and_nothing_else() {
+fn its_second_example_gives_the_agent_options_by_the_config_map_that_is_there() {
     if base_with(POD_NETWORK).is_none() {
         return;
     }
     let example = &examples()[1];
+    let built = overlay(&format!(
+        "resources: ['{{project}}/deploy/infrastructure/storage']\n{example}"
+    ));
+    let built = built.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(built.len(), base().len());
+    let options: ConfigMap = only(&built);
+    let variables: Vec<EnvVar> = options
+        .data
+        .expect("options")
+        .into_iter()
+        .map(|(name, value)| EnvVar {
+            name,
+            value: Some(value),
+            value_from: None,
+        })
+        .collect();
+    let policy = daemonset::settings_of(&variables).policy;
+    assert_eq!(policy.min_size.0, 100_000_000_000);
+    assert_eq!(policy.deny.len(), 2, "{:?}", policy.deny);
+}
+
+#[test]
+fn its_third_example_leaves_out_the_policy_and_nothing_else() {
+    if base_with(POD_NETWORK).is_none() {
+        return;
+    }
+    let example = &examples()[2];
     let built = overlay(&format!(
         "resources: ['{{project}}/deploy/infrastructure/storage']\n{example}"
     ));

@@ -17,7 +17,7 @@ use k8s_openapi::{
     api::{
         admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
         apps::v1::DaemonSet,
-        core::v1::ServiceAccount,
+        core::v1::{ConfigMap, ServiceAccount},
         rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
     },
 };
@@ -131,6 +131,7 @@ fn only<K: Resource + DeserializeOwned + Serialize>(documents: &[Value]) -> K {
 
 fn check(document: &Value) {
     match document["kind"].as_str().expect("a kind") {
+        ConfigMap::KIND => drop(typed::<ConfigMap>(document)),
         DaemonSet::KIND => drop(typed::<DaemonSet>(document)),
         ServiceAccount::KIND => drop(typed::<ServiceAccount>(document)),
         Role::KIND => drop(typed::<Role>(document)),
@@ -149,7 +150,7 @@ fn check(document: &Value) {
 fn every_document_says_only_what_its_type_can_say() {
     let documents = base();
     documents.iter().for_each(check);
-    assert_eq!(documents.len(), 6, "{documents:#?}");
+    assert_eq!(documents.len(), 7, "{documents:#?}");
 }
 
 #[test]
