@@ -15,7 +15,7 @@ use super::{News, Reconciler};
 use crate::{
     backoff::Backoff,
     decide::{Released, Verdict},
-    ledger::{LedgerError, ReleasePhase},
+    ledger::LedgerError,
     longhorn::View,
     observe::Inventory,
     releases::{Known, ReleaseRow, Told, rows},
@@ -302,16 +302,10 @@ impl Reconciler {
                 Told::Refused(format!("there is no disk {name} on this node"))
             }));
         };
-        let in_use = match release.phase {
+        let in_use = match release.phase.before() {
             // Longhorn's entry is put back first.
-            ReleasePhase::Leaving {
-                schedulable_before: Some(_),
-            }
-            | ReleasePhase::Returning { .. } => None,
-            ReleasePhase::Leaving {
-                schedulable_before: None,
-            }
-            | ReleasePhase::Left => Some(Told::InUse),
+            Some(_) => None,
+            None => Some(Told::InUse),
         };
         ledger.call_off(uuid).map(|()| in_use).into()
     }

@@ -11,6 +11,7 @@ use crate::{
     claim::ClaimId,
     config::{Options, Settings},
     decide::{Managed, Provision, Reason},
+    ledger::{Before, ReleasePhase},
     provision::Phase,
     reconcile::Work,
     releases::ReleaseState,
@@ -108,9 +109,12 @@ fn name(text: &str) -> DiskName {
     text.parse().expect("a name")
 }
 
-const LEAVING: Option<ReleasePhase> = Some(ReleasePhase::Leaving {
-    schedulable_before: None,
-});
+const LEAVING: Option<ReleasePhase> = Some(ReleasePhase::UNTOUCHED);
+
+const DISABLED: Before = Before {
+    schedulable: false,
+    evicting: false,
+};
 
 #[test]
 fn without_longhorn_a_disk_leaves_at_once_and_with_it_when_longhorn_has_let_it_go() {
@@ -138,13 +142,10 @@ fn a_disk_that_longhorn_was_asked_to_empty_does_not_leave_because_longhorn_is_of
     let uuid = bench.claim.partition_guid;
     let ledger = bench.reconciler.around.state.ledger.clone();
     ledger.release(uuid, &name("sdb1")).expect("released");
-    ledger.leaving(uuid, true).expect("kept");
+    ledger.leaving(uuid, DISABLED).expect("kept");
     bench.ask(Wish::Release, "sdb1");
     bench.serve();
-    let asked = Some(ReleasePhase::Leaving {
-        schedulable_before: Some(true),
-    });
-    assert_eq!(bench.phase(), asked);
+    assert_eq!(bench.phase(), Some(ReleasePhase::leaving(DISABLED)));
 }
 
 #[test]
@@ -209,13 +210,11 @@ fn a_disk_is_taken_back_and_longhorns_entry_first_where_it_was_changed() {
     bench.serve();
     let ledger = bench.reconciler.around.state.ledger.clone();
     ledger
-        .leaving(bench.claim.partition_guid, false)
+        .leaving(bench.claim.partition_guid, DISABLED)
         .expect("kept");
     bench.ask(Wish::Cancel, "sdb1");
     bench.serve();
-    let returning = ReleasePhase::Returning {
-        schedulable_before: false,
-    };
+    let returning = ReleasePhase::returning(DISABLED);
     assert_eq!((bench.phase(), bench.told("sdb1")), (Some(returning), None));
 }
 

@@ -6,7 +6,10 @@ use cluster_fixtures::{
     longhorn_cluster::{LonghornCluster, until},
 };
 use disk_discovery::{
-    config::OnMissing, ledger::ReleasePhase, longhorn::status::State, releases::Told,
+    config::OnMissing,
+    ledger::{Before, ReleasePhase},
+    longhorn::status::State,
+    releases::Told,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -220,26 +223,33 @@ fn replicas_that_the_status_does_not_show_keep_a_disk() {
 
 #[test]
 fn a_release_that_is_called_off_leaves_the_disk_as_people_had_it() {
-    for schedulable in [true, false] {
+    for (schedulable, evicting) in [(true, false), (false, false), (false, true)] {
         let scene = Scene::new(&options());
-        let theirs = json!({"allowScheduling": schedulable, "tags": ["theirs"]});
+        scene.manager.evictions_hang(true);
+        let theirs = json!({
+            "allowScheduling": schedulable, "evictionRequested": evicting, "tags": ["theirs"],
+        });
         scene
             .cluster
             .patch("k3s2", &json!({"spec": {"disks": {"sdb1": theirs}}}));
         let before = scene.entry();
-        scene.manager.evictions_hang(true);
         scene
             .manager
             .place_replica("k3s2", "sdb1", 1 << 30)
             .expect("placed");
         scene.release();
+        let known = Some(ReleasePhase::leaving(Before {
+            schedulable,
+            evicting,
+        }));
+        until("it is known how it was", || scene.phase() == known);
         until("it is evicted", || {
             scene.entry()["evictionRequested"] == true
         });
         scene.host.ledger().call_off(scene.uuid).expect("kept");
         scene.host.round();
-        until("it is as before", || scene.entry() == before);
         until("it is forgotten", || scene.phase().is_none());
+        assert_eq!(scene.entry(), before);
         until("it is told", || scene.told().contains(&Told::InUse));
     }
 }
