@@ -224,6 +224,28 @@ fn a_disk_is_taken_back_when_the_agent_says_so() {
 }
 
 #[test]
+fn a_release_whatever_is_on_the_disk_is_asked_for_only_in_so_many_words() {
+    for (arguments, asks) in [
+        (&["sdb1"][..], ""),
+        (&["sdb1", "--even-with-replicas"], "even-with-replicas"),
+    ] {
+        let agent = StandIn::new();
+        let release = agent.ask(arguments);
+        wait_for(&agent.file("release-sdb1"));
+        let asked = fs::read_to_string(agent.file("release-sdb1"));
+        assert_eq!(asked.expect("the request"), asks);
+        agent.take("release-sdb1", row("unmounted"));
+        assert_eq!(release.end().2, Some(0));
+    }
+    let agent = StandIn::new();
+    let both = agent.ask(&["sdb1", "--cancel", "--even-with-replicas"]);
+    let (_, errors, code) = both.end();
+    assert!(errors.contains("cannot be used with"), "{errors}");
+    assert_eq!(code, Some(2));
+    assert!(!agent.file("").exists(), "a request was left");
+}
+
+#[test]
 fn who_is_overtaken_by_the_opposite_wish_is_told() {
     for (arguments, file, then) in [
         (&["sdb1"][..], "release-sdb1", row("in-use")),

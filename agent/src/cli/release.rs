@@ -99,15 +99,8 @@ struct Report {
     releases: Vec<ReleaseRow>,
 }
 
-pub(super) fn release(
-    settings: &Settings,
-    name: DiskName,
-    cancel: bool,
-    output: Output,
-) -> ExitCode {
-    let wish = if cancel { Wish::Cancel } else { Wish::Release };
-    let request = Request { name, wish };
-    match ask_and_follow(settings, &request, output) {
+pub(super) fn release(settings: &Settings, request: &Request, output: Output) -> ExitCode {
+    match ask_and_follow(settings, request, output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => super::fail(1, &error),
     }

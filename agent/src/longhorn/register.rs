@@ -59,8 +59,26 @@ impl Change {
         self.disks.is_empty() && self.annotations.is_empty()
     }
 
+    /// Drops what must not be given to Longhorn of disks that are not mounted.
+    /// Asked of no others than those: it is read anew each time.
+    pub fn keep_mounted(&mut self, disks: &[OurDisk], is_mounted: impl Fn(&OurDisk) -> bool) {
+        for disk in disks {
+            let new = self.added.contains(&disk.name);
+            let again = self.switched_on.contains_key(&disk.name);
+            if !(new || again) || is_mounted(disk) {
+                continue;
+            }
+            if self.added.remove(&disk.name) {
+                self.disks.remove(disk.name.as_str());
+                // The next step finds what is to be said of paths.
+                self.annotations.remove(PATHS);
+            }
+            self.leave_stopped(&disk.name);
+        }
+    }
+
     /// Leaves a disk switched off that is not fit to be switched on after all.
-    pub fn leave_stopped(&mut self, name: &DiskName) {
+    fn leave_stopped(&mut self, name: &DiskName) {
         let Some(key) = self.switched_on.remove(name) else {
             return;
         };

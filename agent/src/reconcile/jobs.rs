@@ -139,6 +139,10 @@ impl Reconciler {
                 self.releasing.asked(name, partitions, failure);
                 Some(Dirty::nothing())
             }
+            News::Holds(name, holds) => {
+                self.releasing.holdings.heard(name, holds);
+                Some(Dirty::nothing())
+            }
             News::Told(name, told) => {
                 self.releasing.tell(name, told);
                 Some(Dirty::nothing())

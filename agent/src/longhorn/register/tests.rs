@@ -289,16 +289,27 @@ fn a_disk_that_is_gone_again_at_that_moment_stays_switched_off_and_listed() {
     };
     let scene = Scene::with([disk("sdb1"), disk("sdc1"), away]);
     let mut change = wanted(&scene, &stopped, &stopping());
-    change.leave_stopped(&name("sdc1"));
+    change.keep_mounted(&scene.disks, |disk| disk.name != name("sdc1"));
     let keys: Vec<&String> = change.disks.keys().collect();
     assert_eq!(keys, ["sdb1", "sdd1"]);
     assert_eq!(change.annotations[STOPPED].as_deref(), Some("sdc1,sdd1"));
     // Neither of the two is there, and nothing else is to be done.
     let mut change = wanted(&scene, &stopped, &terms());
-    for gone in ["sdb1", "sdc1", "sdd1"] {
-        change.leave_stopped(&name(gone));
-    }
+    change.keep_mounted(&scene.disks, |_| false);
     assert!(change.is_empty(), "{change:?}");
+}
+
+#[test]
+fn only_disks_that_something_is_given_to_are_asked_whether_they_are_mounted() {
+    let scene = Scene::with([disk("sdb1"), disk("sdc1")]);
+    let registered = node(json!({"sdb1": entry("sdb1")}), json!({}), json!({}));
+    let mut change = wanted(&scene, &registered, &terms());
+    change.keep_mounted(&scene.disks, |disk| {
+        assert_eq!(disk.name, name("sdc1"));
+        false
+    });
+    assert!(change.disks.is_empty() && change.added.is_empty());
+    assert_eq!(change.annotations.get(PATHS), None);
 }
 
 #[test]
