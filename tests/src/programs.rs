@@ -153,25 +153,34 @@ fn closure(packages: &BTreeSet<String>) -> BTreeSet<String> {
     found
 }
 
-/// The package that a program is of.
-fn package(program: &str) -> Result<String, String> {
+/// Where a program is.
+fn installed(program: &str) -> Option<PathBuf> {
     let places = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
     let mut places = places.iter().map(|place| Path::new(place).join(program));
-    let path = places.find(|path| path.exists());
-    let path = path.ok_or_else(|| format!("{program} is not installed"))?;
+    let path = places.find(|path| path.exists())?;
     // Through alternatives, as those of cc and awk.
-    let path = fs::canonicalize(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    fs::canonicalize(path).ok()
+}
+
+/// As dpkg knows a file, which was before `/bin` was merged into `/usr` for some.
+fn names(path: &Path) -> [&str; 2] {
     let path = path.to_str().expect("a path");
-    // As dpkg knows it, which was before /bin was merged into /usr for some.
-    let short = path.strip_prefix("/usr").unwrap_or(path);
-    let known = [path, short].into_iter().find_map(|path| {
-        let found = Command::new("dpkg-query").args(["-S", path]).output();
-        let found = found.expect("dpkg-query");
-        let text = String::from_utf8(found.stdout).expect("text");
-        let name = text.split(':').next().expect("a name").to_owned();
-        found.status.success().then_some(name)
-    });
-    known.ok_or_else(|| format!("{path} is of no package"))
+    [path, path.strip_prefix("/usr").unwrap_or(path)]
+}
+
+/// The package of each file that is of one; asked once, because dpkg reads all
+/// its lists for that.
+fn owners<'a>(files: impl Iterator<Item = &'a Path>) -> BTreeMap<String, String> {
+    let files = files.flat_map(names);
+    let found = Command::new("dpkg-query").arg("-S").args(files).output();
+    // It fails where one of them is of no package, and tells of the others.
+    let found = String::from_utf8(found.expect("dpkg-query").stdout).expect("text");
+    let owner = |line: &str| {
+        let (owner, path) = line.split_once(": ")?;
+        let package = owner.split([',', ':']).next()?;
+        Some((path.to_owned(), package.to_owned()))
+    };
+    found.lines().filter_map(owner).collect()
 }
 
 #[test]
@@ -193,14 +202,22 @@ fn setup_installs_every_program_that_tests_start_on_this_machine() {
     }
     programs.extend(BESIDES);
     let (packages, anywhere) = setup();
-    let installed = closure(&packages);
+    programs.retain(|program| !anywhere.contains(*program));
+    let brought = closure(&packages);
+    let files = programs.iter().map(|program| (program, installed(program)));
+    let files: BTreeMap<_, _> = files.collect();
+    let owners = owners(files.values().flatten().map(PathBuf::as_path));
     let mut missing = Vec::new();
-    for program in programs {
-        match package(program) {
-            _ if anywhere.contains(program) => {}
-            Ok(package) if installed.contains(&package) => {}
-            Ok(package) => missing.push(format!("{program} of {package}")),
-            Err(why) => missing.push(why),
+    for (program, file) in &files {
+        let owner = file.as_deref().map(|file| {
+            let mut owners = names(file).into_iter().filter_map(|name| owners.get(name));
+            owners.next()
+        });
+        match owner {
+            None => missing.push(format!("{program}, which is not installed")),
+            Some(None) => missing.push(format!("{program}, which is of no package")),
+            Some(Some(package)) if brought.contains(package) => {}
+            Some(Some(package)) => missing.push(format!("{program} of {package}")),
         }
     }
     assert!(missing.is_empty(), "scripts/setup installs no {missing:?}");

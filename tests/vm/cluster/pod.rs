@@ -5,7 +5,10 @@
 use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
-use cluster_fixtures::longhorn_cluster::manifest;
+use cluster_fixtures::{
+    endpoint::Endpoint,
+    longhorn_cluster::{NAMESPACE, manifest},
+};
 use serde_json::Value;
 
 use super::member::{Member, NODE};
@@ -58,15 +61,8 @@ pub fn install(member: &Member) -> Result<String> {
         "exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin {environment} /usr/local/bin/disk-discovery {}",
         arguments.join(" ")
     )?;
-    let namespace = text(daemon_set, "/metadata/namespace");
-    let authority = way.ca_pem.as_deref().context("no authority")?;
-    let files = [
-        ("token", way.token.as_str()),
-        ("ca.crt", authority),
-        ("namespace", namespace),
-    ];
-    replace(member, "..1", &files)?;
-    for (name, _) in files {
+    replace(member, "..1", &way)?;
+    for name in ["token", "ca.crt", "namespace"] {
         member.sh(&format!("ln -s ..data/{name} {VOLUME}/{name}"))?;
     }
     member
@@ -77,15 +73,17 @@ pub fn install(member: &Member) -> Result<String> {
 
 /// Gives the pod another token.
 pub fn renew(member: &Member) -> Result<()> {
-    let way = member.way();
-    let authority = way.ca_pem.as_deref().context("no authority")?;
-    let files = [("token", way.token.as_str()), ("ca.crt", authority)];
-    replace(member, "..2", &files)
+    replace(member, "..2", &member.way())
 }
 
 /// As kubelet replaces what is in a volume: each file is a link through `..data`,
 /// which is a link to the directory of the last version, and changes in one step.
-fn replace(member: &Member, version: &str, files: &[(&str, &str)]) -> Result<()> {
+fn replace(member: &Member, version: &str, way: &Endpoint) -> Result<()> {
+    let files = [
+        ("token", way.token.as_str()),
+        ("ca.crt", way.ca_pem.as_deref().context("no authority")?),
+        ("namespace", NAMESPACE),
+    ];
     member.guest.with(|node| {
         for (name, content) in files {
             let path = format!("{VOLUME}/{version}/{name}");

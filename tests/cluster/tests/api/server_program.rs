@@ -16,7 +16,7 @@ use nix::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::server_kubectl::Kubectl;
+use crate::{ask::longhorn_node, server_kubectl::Kubectl};
 
 const NAMESPACE: &str = "longhorn-system";
 
@@ -65,6 +65,11 @@ impl Drop for Program {
     }
 }
 
+/// What Longhorn's Node has of a disk.
+fn entry() -> Value {
+    json!({"path": "/mnt/longhorn/sdb1", "diskType": "filesystem", "allowScheduling": true})
+}
+
 fn manifest(name: &str) -> String {
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let path: PathBuf = project.join("deploy/infrastructure/storage").join(name);
@@ -74,23 +79,31 @@ fn manifest(name: &str) -> String {
 #[test]
 fn the_program_is_a_cluster_with_longhorn_that_kubectl_can_speak_to() {
     let root = TempDir::new().expect("a directory");
-    let disk = root.path().join("mnt/longhorn/sdb1");
+    let at = |name: &str| root.path().join(name).to_str().expect("a path").to_owned();
+    let disk = root.path().join("k3s2/mnt/longhorn/sdb1");
     fs::create_dir_all(&disk).expect("a directory");
-    let out = root.path().join("kubeconfig");
-    let node = format!("k3s2={}", root.path().display());
-    // Longhorn's, which is there before the agent.
+    fs::create_dir(root.path().join("k3s1")).expect("a directory");
+    // Longhorn's namespace is there before the agent; so is a node with a disk.
+    let mut node = longhorn_node("k3s2");
+    node["metadata"]["namespace"] = json!(NAMESPACE);
+    node["spec"]["disks"] = json!({"sdb1": entry()});
     let namespace =
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-    let own = root.path().join("namespace.yaml");
-    fs::write(&own, namespace.to_string()).expect("written");
+    let own = [("namespace.yaml", namespace), ("node.yaml", node)].map(|(name, object)| {
+        fs::write(at(name), object.to_string()).expect("written");
+        at(name)
+    });
     let manifests = ["serviceaccount.yaml", "role.yaml", "rolebinding.yaml"].map(manifest);
-    let mut arguments = vec!["--rbac", "--longhorn", &node];
-    arguments.extend(["--kubeconfig", out.to_str().expect("a path")]);
+    let nodes = ["k3s1", "k3s2"].map(|name| format!("{name}={}", at(name)));
+    let out = at("kubeconfig");
+    let mut arguments = vec!["--rbac", "--kubeconfig", &out];
     arguments.extend(["--token", "longhorn-system/disk-discovery@k3s2"]);
-    arguments.extend(["--apply", own.to_str().expect("a path")]);
-    for manifest in &manifests {
-        arguments.extend(["--apply", manifest]);
-    }
+    arguments.extend(
+        own.iter()
+            .chain(&manifests)
+            .flat_map(|file| ["--apply", file]),
+    );
+    arguments.extend(nodes.iter().flat_map(|node| ["--longhorn", node]));
     let mut program = Program::start(&arguments);
     let (token, url) = (program.line(), program.line());
     assert!(url.starts_with("https://127.0.0.1:"), "{url}");
@@ -98,28 +111,22 @@ fn the_program_is_a_cluster_with_longhorn_that_kubectl_can_speak_to() {
     let mut config: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(config["clusters"][0]["cluster"]["server"], json!(url));
 
-    // Longhorn's manager makes the node, its webhook has a word, and what the
-    // manager does with a disk is on that disk.
+    // Longhorn's manager makes nodes, writes its file on their disks, and its
+    // webhook has a word.
     let kubectl = Kubectl::with(&text, NAMESPACE);
     until("Longhorn has a node", || {
-        let output = kubectl.output(&["get", "lhn", "k3s2", "-o", "name"]);
-        output.stdout == b"node.longhorn.io/k3s2\n"
+        let output = kubectl.output(&["get", "lhn", "k3s1", "-o", "name"]);
+        output.stdout == b"node.longhorn.io/k3s1\n"
     });
-    let entry = |path: &str| {
-        json!({"spec": {"disks": {"sdb1": {
-            "path": path, "diskType": "filesystem", "allowScheduling": true,
-        }}}})
-        .to_string()
-    };
-    let patch = ["patch", "lhn", "k3s2", "--type", "merge", "-p"];
-    let refused = kubectl.complains(&[&patch[..], &[&entry("")]].concat());
-    assert!(refused.contains("validator.longhorn.io"), "{refused}");
-    until("the disk is added", || {
-        let added = kubectl.output(&[&patch[..], &[&entry("/mnt/longhorn/sdb1")]].concat());
-        added.status.success()
-    });
-    until("Longhorn has looked at it", || {
+    until("Longhorn has looked at the disk", || {
         disk.join("longhorn-disk.cfg").exists()
+    });
+    let twice = json!({"spec": {"disks": {"twin": entry()}}}).to_string();
+    // It does not decide while Longhorn is syncing.
+    until("Longhorn's webhook refuses a path twice", || {
+        let output = kubectl.output(&["patch", "lhn", "k3s2", "--type", "merge", "-p", &twice]);
+        !output.status.success()
+            && String::from_utf8_lossy(&output.stderr).contains("duplicate disk paths")
     });
 
     // The token is the agent's, and the roles are in force.
