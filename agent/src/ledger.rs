@@ -25,7 +25,7 @@ use crate::{
     observe::Hardware,
     units::{DevNo, DiskName},
 };
-pub use releases::{Release, ReleasePhase};
+pub use releases::{Before, Release, ReleasePhase};
 
 /// Format of the file.
 const VERSION: u32 = 1;

@@ -24,6 +24,7 @@ use crate::{
     backoff::Backoff,
     config::{Mode, Settings},
     decide::{self, Reason, Verdict},
+    fact::Fact,
     longhorn::View,
     look::{Look, Seen},
     mount_unit::MountUnits,
@@ -42,6 +43,7 @@ use crate::{
     workers::{Overdue, Workers},
 };
 
+pub use jobs::GRACE;
 use releases::Releasing;
 pub use releases::Teller;
 
@@ -69,6 +71,8 @@ enum News {
     Unmounted(DiskName, Option<String>),
     /// Nobody uses these partitions of an unmounted disk, or why that is not so.
     Unused(DiskName, Vec<String>, Option<String>),
+    /// What Longhorn has on a disk that is to be released, by the disk itself.
+    Holds(DiskName, Fact<Option<String>>),
     /// How a release goes on in Longhorn.
     Told(DiskName, Told),
 }

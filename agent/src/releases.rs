@@ -195,11 +195,13 @@ fn without_longhorn(phase: &ReleasePhase) -> Option<&'static str> {
     match phase {
         ReleasePhase::Leaving {
             schedulable_before: None,
+            ..
         } => Some(
             "it was asked while Longhorn was on: start the agent with Longhorn, or call it off",
         ),
         ReleasePhase::Leaving {
             schedulable_before: Some(_),
+            ..
         } => {
             Some("Longhorn was asked to move away what it has on it: start the agent with Longhorn")
         }
@@ -215,7 +217,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{decide::example_host, fact::Fact, observe::Inventory};
+    use crate::{decide::example_host, fact::Fact, ledger::Before, observe::Inventory};
 
     fn name() -> DiskName {
         "sdb1".parse().expect("a name")
@@ -264,9 +266,7 @@ mod tests {
         vec![(state, detail.to_owned())]
     }
 
-    const LEAVING: Option<ReleasePhase> = Some(ReleasePhase::Leaving {
-        schedulable_before: None,
-    });
+    const LEAVING: Option<ReleasePhase> = Some(ReleasePhase::UNTOUCHED);
     const LEFT: Option<ReleasePhase> = Some(ReleasePhase::Left);
 
     #[test]
@@ -341,11 +341,12 @@ mod tests {
             longhorn_off: true,
             ..known(Some(Told::Progress("3 replicas left".to_owned())))
         };
-        let schedulable_before = true;
-        let changed = Some(ReleasePhase::Leaving {
-            schedulable_before: Some(schedulable_before),
-        });
-        let returning = Some(ReleasePhase::Returning { schedulable_before });
+        let before = Before {
+            schedulable: true,
+            evicting: false,
+        };
+        let changed = Some(ReleasePhase::leaving(before));
+        let returning = Some(ReleasePhase::returning(before));
         for (phase, state, words) in [
             (LEAVING, ReleaseState::Leaving, "or call it off"),
             (changed, ReleaseState::Leaving, "was asked to move away"),

@@ -1,10 +1,12 @@
 //! What a person asks of the agent of this host by `disk-discovery release`:
-//! empty files in `<state>/requests/`, whose names are the requests. Only who
-//! may write to the state directory can ask, and what was asked while no agent
-//! ran is done by the next one.
+//! files in `<state>/requests/`, whose names are the requests. They are empty,
+//! but for a release that a person wants whatever is on the disk. Only who may
+//! write to the state directory can ask, and what was asked while no agent ran is
+//! done by the next one.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -50,7 +52,15 @@ pub struct Request {
     pub name: DiskName,
     /// What of it.
     pub wish: Wish,
+    /// A release is wanted although Longhorn may have replicas on the disk, and
+    /// is not asked to move them away.
+    pub even_with_replicas: bool,
 }
+
+/// What a file says that stands for such a release.
+const EVEN_WITH_REPLICAS: &[u8] = b"even-with-replicas";
+/// No request says more.
+const LONGEST: u64 = 64;
 
 impl Request {
     fn file(&self) -> String {
@@ -62,7 +72,11 @@ impl Request {
     fn of_file(name: &str) -> Option<Self> {
         Wish::ALL.into_iter().find_map(|wish| {
             let name = name.strip_prefix(wish.prefix())?.parse().ok()?;
-            Some(Self { name, wish })
+            Some(Self {
+                name,
+                wish,
+                even_with_replicas: false,
+            })
         })
     }
 }
@@ -104,9 +118,15 @@ impl Mailbox {
         let opposite = Request {
             name: request.name.clone(),
             wish: request.wish.opposite(),
+            even_with_replicas: false,
         };
         self.answered(&opposite)?;
-        durable::write(&self.directory.join(request.file()), b"")
+        let says: &[u8] = if request.even_with_replicas {
+            EVEN_WITH_REPLICAS
+        } else {
+            b""
+        };
+        durable::write(&self.directory.join(request.file()), says)
     }
 
     /// Whether a request is still to be answered.
@@ -132,7 +152,11 @@ impl Mailbox {
         let mut requests = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|source| self.unread(source))?;
-            requests.extend(entry.file_name().to_str().and_then(Request::of_file));
+            let request = entry.file_name().to_str().and_then(Request::of_file);
+            requests.extend(request.map(|request| Request {
+                even_with_replicas: says_so(&entry.path()),
+                ..request
+            }));
         }
         requests.sort_unstable();
         Ok(requests)
@@ -155,6 +179,14 @@ impl Mailbox {
     }
 }
 
+/// Whether a file asks for a release whatever is on the disk. One that cannot be
+/// read asks for nothing out of the ordinary.
+fn says_so(file: &Path) -> bool {
+    let mut says = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(LONGEST).read_to_end(&mut says));
+    read.is_ok() && says.trim_ascii() == EVEN_WITH_REPLICAS
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,7 +195,39 @@ mod tests {
         Request {
             name: name.parse().expect("a name"),
             wish,
+            even_with_replicas: false,
         }
+    }
+
+    #[test]
+    fn a_release_whatever_is_on_the_disk_is_asked_for_in_so_many_words() {
+        let state = tempfile::tempdir().expect("a directory");
+        let mailbox = Mailbox::below(state.path());
+        let plain = request(Wish::Release, "sdb1");
+        let whatever = Request {
+            even_with_replicas: true,
+            ..plain.clone()
+        };
+        // The later one counts.
+        for request in [&whatever, &plain, &whatever] {
+            mailbox.post(request).expect("asked");
+            let open = mailbox.open().expect("readable");
+            assert_eq!(open, std::slice::from_ref(request));
+        }
+        let file = mailbox.directory().join("release-sdb1");
+        for (says, means) in [
+            ("even-with-replicas\n", true),
+            ("", false),
+            ("yes", false),
+            ("even-with-replicas of sdc1", false),
+        ] {
+            fs::write(&file, says).expect("a file");
+            let open = mailbox.open().expect("readable");
+            assert_eq!(open.first().map(|one| one.even_with_replicas), Some(means));
+        }
+        mailbox.answered(&plain).expect("answered");
+        fs::create_dir(&file).expect("a directory in its place");
+        assert_eq!(mailbox.open().expect("readable"), [plain]);
     }
 
     #[test]

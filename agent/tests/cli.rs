@@ -26,8 +26,8 @@ use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_disk-discovery");
 const NOBODY: u32 = 65534;
-/// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Far more than anything here takes; only a failure waits for it.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A command without any option from the environment.
 fn program_at(path: &Path) -> Command {
@@ -109,13 +109,24 @@ fn usage(arguments: &[&str]) -> String {
 /// A program that `nobody` can start, in a directory that anyone may enter.
 fn for_nobody() -> (TempDir, Command) {
     let directory = tempfile::tempdir().expect("a directory");
-    let open = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(directory.path(), open).expect("its mode");
     let copy = directory.path().join("disk-discovery");
-    fs::copy(PROGRAM, &copy).expect("a copy");
+    // Not by this process: a child that another test starts meanwhile would
+    // inherit the open file, and what is open for writing cannot be run.
+    run(Command::new("cp").arg("--").arg(PROGRAM).arg(&copy));
+    open_to_all(directory.path());
     let mut command = program_at(&copy);
     command.uid(NOBODY).gid(NOBODY).current_dir("/");
     (directory, command)
+}
+
+/// Everything in it, whatever the umask is.
+fn open_to_all(directory: &Path) {
+    run(Command::new("chmod").args(["-R", "a+rX"]).arg(directory));
+}
+
+fn run(command: &mut Command) {
+    let status = command.status().expect("a tool is started");
+    assert!(status.success(), "{command:?}");
 }
 
 /// A host with the root on `vda1` and a disk `vdb`, without udevd.
@@ -382,13 +393,12 @@ fn plan_makes_nothing_on_the_host() {
 #[test]
 fn plan_as_nobody_succeeds_and_says_what_it_could_not_read() {
     let host = host_without_udevd();
+    open_to_all(host.path());
     let hidden = ["proc/1", "proc/swaps"].map(|path| host.path().join(path));
     for path in &hidden {
         let nothing = fs::Permissions::from_mode(0o000);
         fs::set_permissions(path, nothing).expect("its mode");
     }
-    let open = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(host.path(), open).expect("its mode");
     let (_directory, mut command) = for_nobody();
     command.args(["plan", "-o", "json", "--host-root"]);
     let report = json(&output(command.arg(host.path())));
@@ -466,24 +476,11 @@ struct Agent {
 
 impl Agent {
     fn start() -> Self {
-        // A port that was free a moment ago may be taken by now: try again.
-        for _ in 0..10 {
-            if let Some(agent) = Self::try_start() {
-                return agent;
-            }
-        }
-        panic!("no agent could be started");
-    }
-
-    fn try_start() -> Option<Self> {
         let host = host_without_udevd();
         let scratch = tempfile::tempdir().expect("a directory");
-        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = free.local_addr().expect("its address").to_string();
-        drop(free);
         let errors = fs::File::create(scratch.path().join("log")).expect("a file");
         let child = program()
-            .args(["run", "--mode", "observe", "--listen", &address])
+            .args(["run", "--mode", "observe", "--listen", "127.0.0.1:0"])
             .args(["--node-name", "k3s2", "--host-root"])
             .arg(host.path())
             .arg("--state-dir")
@@ -496,22 +493,39 @@ impl Agent {
             .expect("the program is started");
         let mut agent = Self {
             child,
-            address,
+            address: String::new(),
             scratch,
             _host: host,
         };
+        agent.until("address in its log", |agent| {
+            agent.address = agent.logged_address()?;
+            Some(())
+        });
         // Until the first round is finished there is nothing to show.
+        agent.until("first round", |agent| {
+            let (code, _) = agent.get("/v1/disks")?;
+            (code == 200).then_some(())
+        });
+        agent
+    }
+
+    fn until(&mut self, what: &str, mut came: impl FnMut(&mut Self) -> Option<()>) {
         let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
-            if agent.child.try_wait().expect("its state").is_some() {
-                return None;
-            }
-            if agent.get("/v1/disks").is_some_and(|(code, _)| code == 200) {
-                return Some(agent);
-            }
+        while came(self).is_none() {
+            let ended = self.child.try_wait().expect("its state");
+            assert!(ended.is_none(), "{ended:?}:\n{}", self.log());
+            assert!(begun.elapsed() < PATIENCE, "no {what}:\n{}", self.log());
             sleep(Duration::from_millis(20));
         }
-        panic!("no first round:\n{}", agent.log());
+    }
+
+    /// The port that it was given: no other program can have it.
+    fn logged_address(&self) -> Option<String> {
+        let log = self.log();
+        let (_, after) = log.split_once(" listen=")?;
+        // A line that is whole.
+        let (line, _) = after.split_once('\n')?;
+        line.split(' ').next().map(str::to_owned)
     }
 
     fn log(&self) -> String {

@@ -224,6 +224,28 @@ fn a_disk_is_taken_back_when_the_agent_says_so() {
 }
 
 #[test]
+fn a_release_whatever_is_on_the_disk_is_asked_for_only_in_so_many_words() {
+    for (arguments, asks) in [
+        (&["sdb1"][..], ""),
+        (&["sdb1", "--even-with-replicas"], "even-with-replicas"),
+    ] {
+        let agent = StandIn::new();
+        let release = agent.ask(arguments);
+        wait_for(&agent.file("release-sdb1"));
+        let asked = fs::read_to_string(agent.file("release-sdb1"));
+        assert_eq!(asked.expect("the request"), asks);
+        agent.take("release-sdb1", row("unmounted"));
+        assert_eq!(release.end().2, Some(0));
+    }
+    let agent = StandIn::new();
+    let both = agent.ask(&["sdb1", "--cancel", "--even-with-replicas"]);
+    let (_, errors, code) = both.end();
+    assert!(errors.contains("cannot be used with"), "{errors}");
+    assert_eq!(code, Some(2));
+    assert!(!agent.file("").exists(), "a request was left");
+}
+
+#[test]
 fn who_is_overtaken_by_the_opposite_wish_is_told() {
     for (arguments, file, then) in [
         (&["sdb1"][..], "release-sdb1", row("in-use")),
@@ -243,9 +265,11 @@ fn who_is_overtaken_by_the_opposite_wish_is_told() {
 #[test]
 fn without_an_agent_the_request_stands_and_that_is_said() {
     let state = tempfile::tempdir().expect("a directory");
-    let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = free.local_addr().expect("its address");
-    drop(free);
+    // Held, so that nobody else listens there.
+    let held = tokio::net::TcpSocket::new_v4().expect("a socket");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    held.bind(any).expect("a port");
+    let address = held.local_addr().expect("its address");
     let release = Follower::start(&mut command(state.path(), address, &["sdb1"]));
     let (said, errors, code) = release.end();
     assert!(errors.contains("no agent answers"), "{errors}");
@@ -320,10 +344,18 @@ fn what_cannot_be_asked_is_one_line_and_leaves_nothing() {
 fn only_root_may_ask() {
     let agent = StandIn::new();
     let directory = tempfile::tempdir().expect("a directory");
-    let everybody = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
-    fs::set_permissions(directory.path(), everybody).expect("its mode");
     let copy = directory.path().join("disk-discovery");
-    fs::copy(env!("CARGO_BIN_EXE_disk-discovery"), &copy).expect("a copy");
+    // Not by this process: a child that another test starts meanwhile would
+    // inherit the open file, and what is open for writing cannot be run.
+    let program = Path::new(env!("CARGO_BIN_EXE_disk-discovery"));
+    for tool in [
+        Command::new("cp").arg("--").args([program, &copy]),
+        Command::new("chmod")
+            .args(["-R", "a+rX"])
+            .arg(directory.path()),
+    ] {
+        assert!(tool.status().expect("a tool").success(), "{tool:?}");
+    }
     let mut command = Command::new(copy);
     command.args(["release", "sdb1", "--state-dir"]);
     command.arg(agent.state.path());

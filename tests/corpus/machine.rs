@@ -47,7 +47,7 @@ const STARTS: usize = 2;
 /// Disks that are attached before udevd is waited for.
 const AT_ONCE: usize = 32;
 /// Until it has judged all of them.
-const JUDGED_WITHIN: Duration = Duration::from_secs(300);
+const JUDGED_WITHIN: Duration = Duration::from_mins(15);
 /// After that, a disk on which everything is decided stays as it is.
 const NO_MORE_COMES: Duration = Duration::from_secs(20);
 /// Run in the guest after the agent was stopped; their output is kept.

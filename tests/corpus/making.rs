@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt::Write, time::Duration};
 use anyhow::{Context, Result, bail};
 use vm_fixtures::Vm;
 
-const WITHIN: Duration = Duration::from_secs(400);
+const WITHIN: Duration = Duration::from_mins(30);
 const DIR: &str = "/run/corpus";
 const RULE: &str = "/run/udev/rules.d/99-corpus.rules";
 const LIBRARY: &str = include_str!("making.sh");
@@ -46,18 +46,18 @@ pub fn as_after_a_boot(vm: &mut Vm) -> Result<()> {
             "set -e
             rm {RULE}
             udevadm control --reload
-            udevadm settle --timeout=120
+            udevadm settle --timeout=600
             # Refused while anybody looks at a partition. What a script has left
             # in use shows in its own row, by the reason.
             reread() {{
-                for _ in $(seq 100); do
+                for _ in $(seq 600); do
                     ! blockdev --rereadpt /dev/$1 2>/run/reread || return 0
                     sleep 0.1
                 done
                 cat /run/reread
             }}
             for disk in /sys/block/sd*; do reread ${{disk##*/}}; done
-            udevadm settle --timeout=300"
+            udevadm settle --timeout=600"
         ),
     )
     .map(drop)
@@ -86,7 +86,7 @@ pub fn make(vm: &mut Vm, orders: &[Order]) -> Result<BTreeMap<String, Result<(),
 }}
 export -f one
 printf '%s\n' {ids} | xargs -P 2 -I '{{}}' bash -c 'one {{}}'
-udevadm settle --timeout=120
+udevadm settle --timeout=600
 sync
 for id in {ids}; do echo $id $(<{DIR}/$id/code); done"#
         ),

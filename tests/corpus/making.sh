@@ -20,8 +20,8 @@ put() { at 0 <"$1"; }
 
 # wait_for NODE: a partition's node, which udevd makes after the kernel knows it.
 wait_for() {
-    udevadm settle --timeout=60
-    for _ in $(seq 100); do [ ! -b "$1" ] || return 0; sleep 0.1; done
+    udevadm settle --timeout=600
+    for _ in $(seq 600); do [ ! -b "$1" ] || return 0; sleep 0.1; done
     echo "$1 did not appear" >&2
     return 1
 }
@@ -45,7 +45,7 @@ array() {
     flock 8
     mdadm --create "/dev/md/$1" --run "${@:2}" 8>&-
     mdadm --stop "/dev/md/$1" 8>&-
-    udevadm settle --timeout=60
+    udevadm settle --timeout=600
     exec 8>&-
 }
 
@@ -59,7 +59,7 @@ pool() {
     exec 9>/run/lock/zfs-corpus
     flock 9
     zfs-fuse --pidfile "$PWD/pid" 9>&-
-    for _ in $(seq 100); do zpool status >/dev/null 2>&1 && break; sleep 0.1; done
+    for _ in $(seq 600); do zpool status >/dev/null 2>&1 && break; sleep 0.1; done
     zpool create -f -m none "$1" "$disk"
     zpool export "$1"
     local daemon
@@ -90,7 +90,7 @@ named() {
 
 # uncommit: a claim of this agent as it was before it was committed.
 uncommit() {
-    udevadm settle --timeout=60
+    udevadm settle --timeout=600
     local name
     name=$(lsblk -dnro PARTLABEL "${disk}1")
     sfdisk -q --part-label "$disk" 1 "lh-pending:${name#longhorn:}"

@@ -23,7 +23,7 @@ use crate::{
 
 /// When nothing changes for so long, nothing will: by then a disk was tried
 /// half a dozen times.
-const NO_MORE_COMES: Duration = Duration::from_secs(60);
+const NO_MORE_COMES: Duration = Duration::from_mins(3);
 /// Disks that stay virtio; the others come back at a SCSI controller, where
 /// many have room.
 const VIRTIO: usize = 2;

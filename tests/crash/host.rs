@@ -31,7 +31,7 @@ const LIFE: usize = 3;
 /// mountpoints are as well.
 const STATE: &str = "state";
 /// When nothing changes for so long, nothing will.
-const NO_MORE_COMES: Duration = Duration::from_secs(60);
+const NO_MORE_COMES: Duration = Duration::from_mins(3);
 
 /// A file that a user made durable: on which disk, in which boot.
 type File = (String, usize);
@@ -116,9 +116,11 @@ impl Host {
             image::copy(&self.path(disk), &self.path(&format!("{disk}.before")))?;
         }
         let mut node = start(lab, &self.dir, &attached, true)?;
-        // Cloned machines are alike: the user comes with the boot.
+        // Cloned machines are alike: the user comes with the boot. The kernel is
+        // silent, so that it says nothing in the middle of a line of the user.
         node.vm.sh(&format!(
-            "perl /run/user.pl {boot} </dev/null >/dev/null 2>&1 &"
+            "dmesg --console-off
+            perl /run/user.pl {boot} </dev/null >/dev/null 2>&1 &"
         ))?;
         node.start_agent()?;
         for _ in 0..self.chance.random_range(4..=5) {
@@ -134,8 +136,10 @@ impl Host {
         }
         if boot > 0 && self.durable.is_empty() {
             // On a slow machine every cut might come too early.
-            node.vm
-                .sh("until [ -e /run/user.durable ]; do sleep 0.2; done")?;
+            node.vm.sh_within(
+                Duration::from_mins(10),
+                "until [ -e /run/user.durable ]; do sleep 0.2; done",
+            )?;
         }
         let moment = self.moment();
         node.vm.sh(&moment)?;

@@ -15,7 +15,7 @@ sub contents { my ($serial, $boot) = @_; return "$serial of boot $boot\n" x 2000
 sub say_so {
     my $out;
     if ($check) { $out = \*STDOUT } else { open $out, '>', '/dev/console' or return }
-    # Twice: the kernel may speak on the console in the middle of a line.
+    # Twice: somebody else may speak on the console in the middle of a line.
     syswrite $out, "user: @_.\n" for 1, 2;
 }
 

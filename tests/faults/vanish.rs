@@ -167,7 +167,7 @@ fn hold(node: &mut Node, step: &Step) -> Result<()> {
              strace -f -qq -o /run/strace {paths} -e trace={call} \
                  -e inject={call}:{delay}={HELD}000000:when={nth} -p $agent >/dev/null 2>/run/strace.err &
              echo $! > /run/tracer
-             for i in $(seq 300); do
+             while [ $SECONDS -lt 100 ]; do
                  grep -L 'TracerPid:.0' /proc/$agent/task/*/status | wc -l | grep -qx \"$(ls /proc/$agent/task | wc -l)\" && exit 0
                  sleep 0.1
              done; cat /run/strace.err >&2; exit 1"
@@ -200,7 +200,7 @@ fn let_go(node: &mut Node) -> Result<()> {
     node.vm
         .sh(&format!(
             "kill -TERM {tracer}
-             for i in $(seq 100); do kill -0 {tracer} 2>/dev/null || exit 0; sleep 0.1; done; exit 1"
+             while [ $SECONDS -lt 100 ]; do kill -0 {tracer} 2>/dev/null || exit 0; sleep 0.1; done; exit 1"
         ))
         .map(drop)
 }

@@ -238,7 +238,7 @@ pub fn take_out(node: &mut Node, name: &str, device: &str) -> Result<Disk> {
 pub fn wait_gone(node: &mut Node, device: &str) -> Result<()> {
     node.vm
         .sh(&format!(
-            "for i in $(seq 600); do [ -e /sys/block/{device} ] || exit 0; sleep 0.1; done; exit 1"
+            "while [ $SECONDS -lt 110 ]; do [ -e /sys/block/{device} ] || exit 0; sleep 0.1; done; exit 1"
         ))
         .map(drop)
 }

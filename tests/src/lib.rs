@@ -3,6 +3,8 @@
 
 pub mod evidence;
 pub mod node;
+#[cfg(test)]
+mod programs;
 pub mod report;
 pub mod untouched;
 

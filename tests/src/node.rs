@@ -14,7 +14,7 @@ use crate::Disks;
 /// The agent as shipped for a plain systemd host.
 const UNIT: &str = include_str!("../../deploy/systemd/disk-discovery.service");
 /// Under emulation on a busy machine everything takes its time.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// The agent's binary: `DISK_DISCOVERY_BIN`, or what `cargo build --release`
 /// made in this workspace.
@@ -94,6 +94,14 @@ impl Node {
         self.vm.sh("systemctl start disk-discovery").map(drop)
     }
 
+    /// Ends the agent's service and starts it again.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn restart_agent(&mut self) -> Result<()> {
+        self.vm.sh("systemctl restart disk-discovery").map(drop)
+    }
+
     /// What the agent has logged.
     ///
     /// # Errors
@@ -142,6 +150,27 @@ impl Node {
                 Err(error) => bail!("{what}: {error:#}\nlog:\n{}", self.log()?),
             }
         }
+    }
+
+    /// Waits until the machine is as wanted.
+    ///
+    /// # Errors
+    /// When it is not within a generous time; with the log.
+    pub fn wait_for(
+        &mut self,
+        what: &str,
+        mut wanted: impl FnMut(&mut Self) -> Result<bool>,
+    ) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while !wanted(self)? {
+            ensure!(
+                Instant::now() < end,
+                "{what}: not so. Log:\n{}",
+                self.log()?
+            );
+            thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
     }
 
     /// Waits until exactly these paths are mounted, as the agent and as the

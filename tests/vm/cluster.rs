@@ -63,8 +63,8 @@ fn becomes_storage(lab: &Lab) -> Result<()> {
 
     // The node is off, and its manager with it.
     member.manager.pause();
-    member.guest.reboot()?;
-    member.cluster.server().forget_requests();
+    let server = member.cluster.server();
+    member.guest.reboot(|| server.forget_requests())?;
     member.manager.resume();
     member.wait_in_use("vdb1")?;
     ensure!(member.entry("vdb1") == entry, "{}", member.entry("vdb1"));
@@ -220,8 +220,7 @@ fn released(lab: &Lab) -> Result<()> {
 }
 
 fn without_api_server(lab: &Lab) -> Result<()> {
-    let member = Member::join(lab.machine("member-alone"), ENFORCE)?;
-    member.cluster.server().mood(Mood::Refusing);
+    let member = Member::join_in(Mood::Refusing, lab.machine("member-alone"), ENFORCE)?;
     member.guest.with(|node| {
         node.start_agent()?;
         node.vm.plug(Disk::virtio("alpha").gib(12))?;
@@ -252,10 +251,13 @@ fn in_a_pod(lab: &Lab) -> Result<()> {
         .machine("member-pod")
         .disk(Disk::virtio("alpha").gib(12));
     let member = Member::join(machine, ENFORCE)?;
-    pod::install(&member)?;
+    let token = pod::install(&member)?;
     pod::start(&member)?;
     member.wait_in_use("vdb1")?;
     let uuid = member.uuid("vdb1")?;
+    // kubelet replaces the token; the first one ends.
+    pod::renew(&member)?;
+    member.cluster.server().revoke(&token);
     // One that is attached later has no node in the container's own /dev.
     member
         .guest

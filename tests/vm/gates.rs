@@ -153,7 +153,8 @@ const GATES: &[Gate] = &[
     Gate {
         disk: "HELD",
         attach: plain,
-        script: "perl -MFcntl -e 'sysopen(D, shift, O_RDONLY|O_EXCL) or die $!; sleep 100000' /dev/$d </dev/null >/dev/null 2>&1 &",
+        script: "perl -MFcntl -e 'sysopen(D, shift, O_RDONLY|O_EXCL) or die $!; open(R, q(>/run/held)); sleep 100000' /dev/$d </dev/null >/dev/null 2>&1 &
+            until [ -e /run/held ]; do sleep 0.1; done",
         reason: "busy",
         falsify: |inventory, _, disk| {
             let medium = inventory.media.get_mut(disk).map(Arc::make_mut);

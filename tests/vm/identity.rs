@@ -114,7 +114,7 @@ fn clones(lab: &Lab) -> Result<()> {
     precious(&mut node, "/mnt/longhorn/vdb1")?;
     let alpha = node.vm.unplug("alpha")?;
     node.wait_refused("sda", "copy")?;
-    node.restart_agent()?;
+    node.vm.sh("systemctl restart disk-discovery")?;
     let disks = node.wait_refused("sda", "copy")?;
     ensure!(disks.mounted() == ["/mnt/longhorn/vdc1"], "{:#}", disks.0);
     node.vm.plug(alpha)?;

@@ -52,11 +52,13 @@ fn without_the_agent(lab: &Lab) -> Result<()> {
     let units = "mnt-longhorn-sda1.mount mnt-longhorn-vdb1.mount";
     node.vm.sh(&format!(
         "cd /etc/systemd/system
-         for i in $(seq 300); do ls {units} multi-user.target.wants/mnt-* >/dev/null 2>&1 && break; sleep 0.1; done
+         while [ $SECONDS -lt 100 ]; do ls {units} multi-user.target.wants/mnt-* >/dev/null 2>&1 && break; sleep 0.1; done
          said=$(systemd-analyze verify --man=no --recursive-errors=no {units} 2>&1) && [ -z \"$said\" ] || {{ echo \"$said\" >&2; exit 1; }}"
     ))?;
-    let ready = node.vm.sh("curl -sS 'localhost:9807/readyz?verbose'")?;
-    ensure!(ready.contains("[+] mount-units: each"), "{ready}");
+    node.wait_for("each has its unit", |node| {
+        let ready = node.vm.sh("curl -sS 'localhost:9807/readyz?verbose'")?;
+        Ok(ready.contains("[+] mount-units: each"))
+    })?;
     let by_the_agent = node
         .vm
         .sh("findmnt -rno TARGET,FSTYPE,OPTIONS | grep /mnt/longhorn | sort")?;

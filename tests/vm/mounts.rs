@@ -34,6 +34,17 @@ fn mounts_at(node: &mut Node, path: &str) -> Result<Vec<String>> {
     Ok(table.lines().map(str::to_owned).collect())
 }
 
+/// Waits until this partition is mounted at a path: what the agent shows may be
+/// from before, when the same disk was mounted there under another name.
+fn wait_live(node: &mut Node, path: &str, partition: &str) -> Result<()> {
+    let mounted = format!(
+        "[ -e /sys/class/block/{partition} ] &&
+         awk '$5 == \"{path}\" {{print $3}}' /proc/1/mountinfo | grep -qxF \"$(cat /sys/class/block/{partition}/dev)\""
+    );
+    let what = format!("{partition} is mounted at {path}");
+    node.wait_for(&what, |node| Ok(node.vm.run(&mounted)?.success()))
+}
+
 fn not_ready(node: &mut Node, words: &str) -> Result<()> {
     let ready = node
         .vm
@@ -69,6 +80,8 @@ fn link_flap(lab: &Lab) -> Result<()> {
             node.vm.settle()?;
         }
         node.vm.plug(alpha)?;
+        let kernel_name = node.vm.kernel_name("alpha")?;
+        wait_live(&mut node, place, &format!("{kernel_name}1"))?;
         node.wait_mounted(&[place, "/mnt/longhorn/sda1-2"])?;
         let mounts = mounts_at(&mut node, place)?;
         ensure!(mounts.len() == 1, "{mounts:?}");

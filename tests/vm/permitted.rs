@@ -170,7 +170,7 @@ fn restored(lab: &Lab) -> Result<()> {
     let lifted = json!({"id": "/machine/peripheral/disk-alpha/virtio-backend", "bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": 0});
     node.vm.qmp("block_set_io_throttle", lifted)?;
     node.vm.sh(
-        "for i in $(seq 100); do pgrep -x mkfs.ext4 || break; sleep 0.1; done
+        "while [ $SECONDS -lt 100 ]; do pgrep -x mkfs.ext4 || break; sleep 0.1; done
          dd if=/root/superblock of=/dev/vdb bs=4096 seek=16 conv=notrunc,fsync status=none; udevadm settle",
     )?;
     let before = node.vm.digest("alpha")?;

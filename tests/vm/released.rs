@@ -85,7 +85,7 @@ fn there_and_back(lab: &Lab) -> Result<()> {
     let wanted = "/etc/systemd/system/multi-user.target.wants/mnt-longhorn-vdb1.mount";
     node.vm.sh(&format!(
         "echo precious > {PLACE}/data && sync
-         for i in $(seq 300); do [ -e {unit} ] && [ -L {wanted} ] && exit; sleep 0.1; done; exit 1"
+         while [ $SECONDS -lt 100 ]; do [ -e {unit} ] && [ -L {wanted} ] && exit; sleep 0.1; done; exit 1"
     ))?;
     let refused = node.vm.run("disk-discovery release vdz1")?;
     ensure!(
@@ -119,7 +119,7 @@ fn there_and_back(lab: &Lab) -> Result<()> {
     let there = node.vm.sh(&format!("cat {PLACE}/data"))?;
     ensure!(there == "precious\n", "{there}");
     node.vm.sh(&format!(
-        "for i in $(seq 300); do [ -e {unit} ] && [ -L {wanted} ] && exit; sleep 0.1; done; exit 1"
+        "while [ $SECONDS -lt 100 ]; do [ -e {unit} ] && [ -L {wanted} ] && exit; sleep 0.1; done; exit 1"
     ))?;
 
     // Who mounted it does not matter to the person who releases it.
@@ -204,7 +204,7 @@ fn kept_alive(lab: &Lab) -> Result<()> {
     node.wait_mounted(&[PLACE])?;
     let pid = node.vm.sh(
         "unshare -m --propagation private sleep 10000 > /dev/null 2>&1 & pid=$!
-         for i in $(seq 300); do [ \"$(cat /proc/$pid/comm)\" = sleep ] && break; sleep 0.1; done; echo $pid",
+         while [ $SECONDS -lt 100 ]; do [ \"$(cat /proc/$pid/comm)\" = sleep ] && break; sleep 0.1; done; echo $pid",
     )?;
     let pid = pid.trim();
     // Not synced: the kernel writes it out after half a minute at the earliest.
@@ -226,7 +226,10 @@ fn kept_alive(lab: &Lab) -> Result<()> {
     // One that is started now knows nothing of the unmount.
     node.vm.sh("systemctl restart disk-discovery")?;
     node.wait_until("it waits after a restart", waits)?;
-    let holders = node.vm.sh("grep -l ' /dev/vdb1 ' /proc/[0-9]*/mountinfo")?;
+    // Some process of those that are listed is gone again when it is looked at.
+    let holders = node
+        .vm
+        .sh("grep -ls ' /dev/vdb1 ' /proc/[0-9]*/mountinfo || true")?;
     ensure!(
         holders.trim() == format!("/proc/{pid}/mountinfo"),
         "{holders}"
@@ -303,7 +306,7 @@ fn killed(lab: &Lab) -> Result<()> {
         node.wait_until(moment, |disks| is(disks, "vdb1", "unmounted"))?;
         check_gone(&mut node, "vdb", PLACE)?;
         // A request goes when its answer is shown, a moment later.
-        node.vm.sh("for i in $(seq 300); do [ -e /var/lib/disk-discovery/requests/release-vdb1 ] || exit 0; sleep 0.1; done; exit 1")?;
+        node.vm.sh("while [ $SECONDS -lt 100 ]; do [ -e /var/lib/disk-discovery/requests/release-vdb1 ] || exit 0; sleep 0.1; done; exit 1")?;
         // The way back is interrupted as well.
         node.vm.sh(&format!(
             "{kill}; touch /var/lib/disk-discovery/requests/cancel-vdb1 && systemctl start disk-discovery"
@@ -311,7 +314,7 @@ fn killed(lab: &Lab) -> Result<()> {
         node.wait_mounted(&[PLACE])?;
         let there = node.vm.sh(&format!("cat {PLACE}/data"))?;
         ensure!(there == "precious\n", "{moment}: {there}");
-        node.vm.sh("for i in $(seq 300); do [ -e /var/lib/disk-discovery/requests/cancel-vdb1 ] || exit 0; sleep 0.1; done; exit 1")?;
+        node.vm.sh("while [ $SECONDS -lt 100 ]; do [ -e /var/lib/disk-discovery/requests/cancel-vdb1 ] || exit 0; sleep 0.1; done; exit 1")?;
     }
     // What was asked where Longhorn is on is not for this agent to let go.
     let leaving = r#"s/"left"/{"leaving": {"schedulableBefore": null}}/"#;
@@ -328,7 +331,7 @@ fn killed(lab: &Lab) -> Result<()> {
     // Both at once: nothing is done.
     node.vm.sh(&format!(
         "{kill}; cd /var/lib/disk-discovery/requests && touch release-vdb1 cancel-vdb1 && systemctl start disk-discovery
-         for i in $(seq 300); do ls | grep -q vdb1$ || exit 0; sleep 0.1; done; exit 1"
+         while [ $SECONDS -lt 100 ]; do ls | grep -q vdb1$ || exit 0; sleep 0.1; done; exit 1"
     ))?;
     node.wait_mounted(&[PLACE]).map(drop)
 }

@@ -32,8 +32,9 @@ struct Held {
     node: Node,
 }
 
-/// Seconds for which each opening of the disk is delayed.
-const DELAY: u32 = 4;
+/// Seconds for which each opening of the disk is delayed: within them the test
+/// must hear of the decision, which it does as soon as the journal has it.
+const DELAY: u32 = 8;
 
 impl Held {
     fn at_open(lab: &Lab, name: &str) -> Result<Self> {
@@ -45,21 +46,26 @@ impl Held {
              strace -f -qq -o /run/strace -P /dev/sda -e trace=openat \
                  -e inject=openat:delay_enter={DELAY}000000 -p $agent >/dev/null 2>/run/strace.err &
              echo $! > /run/tracer
-             for i in $(seq 300); do
+             while [ $SECONDS -lt 100 ]; do
                  grep -L 'TracerPid:.0' /proc/$agent/task/*/status | wc -l | grep -qx \"$(ls /proc/$agent/task | wc -l)\" && exit 0
                  sleep 0.1
              done; cat /run/strace.err >&2; exit 1",
         ))?;
-        node.vm.plug(Disk::scsi("first").gib(12).serial("FIRST"))?;
         // The first opening reads for the decision; the next one is the job's.
         // Whoever traces stops, and nothing that is traced goes on.
         node.vm.sh(
-            "while [ $SECONDS -lt 100 ]; do
-                 if journalctl -q --no-pager -o cat -u disk-discovery | grep -q 'decided.*sda.*provision'; then
-                     kill -STOP $(cat /run/tracer) && exit 0
-                 fi
-                 sleep 0.1
-             done; journalctl -u disk-discovery >&2; exit 1",
+            "(journalctl -q --no-pager -f -n all -o cat -u disk-discovery | while read -r line; do
+                 case $line in
+                     *decided*vdb*) : > /run/listens ;;
+                     *decided*sda*provision*) kill -STOP $(</run/tracer); : > /run/stands; break ;;
+                 esac
+             done) </dev/null >/dev/null 2>&1 &
+             while [ $SECONDS -lt 100 ]; do [ -e /run/listens ] && exit 0; sleep 0.1; done; exit 1",
+        )?;
+        node.vm.plug(Disk::scsi("first").gib(12).serial("FIRST"))?;
+        node.vm.sh(
+            "while [ $SECONDS -lt 100 ]; do [ -e /run/stands ] && exit 0; sleep 0.1; done
+             journalctl -u disk-discovery >&2; exit 1",
         )?;
         node.vm.settle()?;
         Ok(Self { node })
@@ -69,7 +75,7 @@ impl Held {
     fn swap(&mut self, disk: Disk) -> Result<()> {
         self.node.vm.yank("first")?;
         self.node.vm.sh(
-            "for i in $(seq 300); do [ -e /sys/block/sda ] || exit 0; sleep 0.1; done; exit 1",
+            "while [ $SECONDS -lt 100 ]; do [ -e /sys/block/sda ] || exit 0; sleep 0.1; done; exit 1",
         )?;
         self.node.vm.plug(disk)?;
         self.node.vm.settle()?;
@@ -88,7 +94,7 @@ impl Held {
         let tracer = "$(cat /run/tracer)";
         self.node.vm.sh(&format!(
             "kill -TERM {tracer}; kill -CONT {tracer}
-             for i in $(seq 100); do kill -0 {tracer} 2>/dev/null || exit 0; sleep 0.1; done; exit 1"
+             while [ $SECONDS -lt 100 ]; do kill -0 {tracer} 2>/dev/null || exit 0; sleep 0.1; done; exit 1"
         ))?;
         Ok(self.node)
     }

@@ -13,7 +13,7 @@ use crate::qemu::Qemu;
 use crate::rundir::RunDir;
 
 /// Where KVM works a guest boots in a few seconds.
-const PROBE_WITHIN: Duration = Duration::from_secs(30);
+const PROBE_WITHIN: Duration = Duration::from_secs(120);
 
 /// How QEMU runs the guest's processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

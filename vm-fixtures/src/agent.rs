@@ -14,7 +14,7 @@ use crate::qmp::is_retry;
 /// How much longer than the guest's own limit the host waits, before it takes the guest for dead.
 const GRACE: Duration = Duration::from_secs(20);
 /// For moving files, which have no limit in the guest.
-const TRANSFER_WITHIN: Duration = Duration::from_secs(120);
+const TRANSFER_WITHIN: Duration = Duration::from_secs(300);
 
 /// What a script in the guest left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use crate::qmp::Qmp;
 use crate::spawn::spawn_bound;
 
 /// Until QEMU has opened its sockets.
-const SOCKETS_WITHIN: Duration = Duration::from_secs(30);
+const SOCKETS_WITHIN: Duration = Duration::from_secs(120);
 /// How much of a console goes into an error.
 const TAIL_BYTES: usize = 4000;
 

@@ -16,8 +16,8 @@ use crate::key::key_of_words;
 use crate::qemu::{Qemu, with_wreck};
 
 /// A cold boot takes 10 s under emulation on an idle host.
-pub(crate) const BOOT_WITHIN: Duration = Duration::from_secs(180);
-const MIGRATE_WITHIN: Duration = Duration::from_secs(120);
+pub(crate) const BOOT_WITHIN: Duration = Duration::from_secs(600);
+const MIGRATE_WITHIN: Duration = Duration::from_secs(300);
 
 /// Run before the template is frozen, so that no clone has to: systemd's jobs done, the drivers
 /// of every bus and the usual filesystems loaded, the tools a disk test runs in the page cache.
@@ -144,7 +144,7 @@ fn freeze(qemu: &mut Qemu, agent: &mut AgentPort) -> Result<()> {
     }
     // A clean end: it closes the overlay and removes the sockets.
     qemu.qmp.execute("quit", json!({}))?;
-    qemu.wait_exit(Duration::from_secs(30))?;
+    qemu.wait_exit(Duration::from_secs(120))?;
     Ok(())
 }
 

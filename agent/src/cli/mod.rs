@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     config::{LogFormat, Options, Settings},
     observe::sample::Seed,
+    requests::{Request, Wish},
     text::chain,
     units::DiskName,
 };
@@ -67,6 +68,10 @@ enum Command {
         /// Take it back: call the release off, or mount it again
         #[arg(long)]
         cancel: bool,
+        /// Release it although Longhorn has replicas on it, or may have, where the agent does not
+        /// ask Longhorn; they stay on the disk, and are lost to Longhorn with it
+        #[arg(long, conflicts_with = "cancel")]
+        even_with_replicas: bool,
         /// Form of the output
         #[arg(short, long, value_enum, default_value = "text")]
         output: release::Output,
@@ -102,12 +107,21 @@ pub fn main() -> ExitCode {
         Command::Release {
             name,
             cancel,
+            even_with_replicas,
             output,
             options,
-        } => (
-            options,
-            Box::new(move |settings| release::release(&settings, name, cancel, output)),
-        ),
+        } => {
+            let wish = if cancel { Wish::Cancel } else { Wish::Release };
+            let request = Request {
+                name,
+                wish,
+                even_with_replicas,
+            };
+            (
+                options,
+                Box::new(move |settings| release::release(&settings, &request, output)),
+            )
+        }
     };
     let file = cli
         .config

@@ -99,15 +99,8 @@ struct Report {
     releases: Vec<ReleaseRow>,
 }
 
-pub(super) fn release(
-    settings: &Settings,
-    name: DiskName,
-    cancel: bool,
-    output: Output,
-) -> ExitCode {
-    let wish = if cancel { Wish::Cancel } else { Wish::Release };
-    let request = Request { name, wish };
-    match ask_and_follow(settings, &request, output) {
+pub(super) fn release(settings: &Settings, request: &Request, output: Output) -> ExitCode {
+    match ask_and_follow(settings, request, output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => super::fail(1, &error),
     }
@@ -139,11 +132,13 @@ fn ask_and_follow(
         .map_err(ReleaseError::Follow)?;
     let outcome = runtime.block_on(async {
         tokio::select! {
-            outcome = follower.follow() => outcome,
+            // In this order: who reads the first line may interrupt at once.
+            biased;
             interrupted = tokio::signal::ctrl_c() => {
                 interrupted.map_err(ReleaseError::Follow)?;
                 Err(ReleaseError::Interrupted { goes_on: goes_on(request) })
             }
+            outcome = follower.follow() => outcome,
         }
     });
     // An answer that does not come is not waited for.

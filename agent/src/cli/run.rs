@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use nix::{
@@ -22,12 +23,19 @@ use tokio::{
 use crate::{
     config::{Mode, Settings},
     longhorn,
-    reconcile::Reconciler,
+    reconcile::{self, Reconciler},
     serve::{self, Shown},
     sys,
     text::chain,
     workers::ASIDE,
 };
+
+/// Open requests may end when the agent stops; one that hangs does not hold it up.
+const OPEN_REQUESTS: Duration = Duration::from_millis(500);
+/// What a person and systemd are promised of SIGTERM.
+const STOPS_WITHIN: Duration = Duration::from_secs(5);
+const _: () =
+    assert!(reconcile::GRACE.saturating_add(OPEN_REQUESTS).as_millis() < STOPS_WITHIN.as_millis());
 
 /// The agent cannot start.
 #[derive(Debug, Error)]
@@ -157,8 +165,7 @@ async fn agent(settings: Settings) -> Result<(), StartError> {
     if stop_server.send(()).is_err() {
         tracing::warn!("the health endpoint had ended before");
     }
-    // Open requests may end; one that hangs does not hold up the stop.
-    let ended = tokio::time::timeout(std::time::Duration::from_millis(500), server).await;
+    let ended = tokio::time::timeout(OPEN_REQUESTS, server).await;
     if let Ok(Ok(Err(error))) = ended {
         tracing::warn!(error = chain(&error), "the health endpoint failed");
     }

@@ -10,8 +10,8 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    Adopt, Adoption, Reason, Refusal, Source, Verdict, claimed::mounted_in_place, copies, gates,
-    names, released, view::View,
+    Adopt, Adoption, Reason, Refusal, Source, Verdict, arrays, claimed::mounted_in_place, copies,
+    gates, names, released, view::View,
 };
 use crate::{
     claim::ClaimId,
@@ -229,6 +229,7 @@ fn as_it_is(
     let place = mounted_in_place(view, disk, &name)?;
     if !place.mounted {
         gates::in_use(view, disk)?;
+        arrays::gate(view, disk, uuid, view.medium(disk)?)?;
         if *disk.read_only.known()? {
             return Err(Reason::ReadOnly.into());
         }

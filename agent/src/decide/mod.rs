@@ -2,6 +2,7 @@
 //! I/O, no memory. What cannot be decided is refused.
 
 mod adopt;
+mod arrays;
 mod claimed;
 mod copies;
 mod gates;
@@ -251,6 +252,7 @@ fn judge(
     if let Some(lodger) = adopt::lodger(view, device) {
         return adopt::longhorn(view, device, &lodger?, taken);
     }
+    view.resectored(device)?;
     before_medium(view, device)?;
     // The journal may be what explains the disk.
     view.inventory.journal.known()?;
@@ -330,6 +332,9 @@ fn ours(view: &View<'_>, disk: &Device, claim: &Claim) -> Result<Verdict, Refusa
                 return adopt::claim(view, disk, &claim.id, filesystem);
             }
             let place = mounted_in_place(view, disk, &claim.id.name)?;
+            if !place.mounted {
+                arrays::gate(view, disk, claim.id.partition_guid, medium)?;
+            }
             let growth = growth::growth(view, disk, medium, &claim.id, place.mounted);
             Ok(Verdict::Managed(Managed {
                 claim: claim.id.clone(),

@@ -135,6 +135,12 @@ reasons! {
     SourcesDisagree, "sources-disagree",
         "Two sources say different things about what is on it.",
         "See the detail; udevadm trigger makes udevd look again.";
+    ArrayMember, "array-member",
+        "It looks like a member of an array, and what is on it is the array's.",
+        "Assemble the array and use that; if it is no more, remove what is left of it with your own tools, such as mdadm --zero-superblock.";
+    SectorSize, "sector-size",
+        "It is ours, but its partition table is for sectors of another size than it has here, so nobody finds it.",
+        "Attach it as before, through the same kind of adapter or controller; what is on it is whole.";
     ClaimDamaged, "claim-damaged",
         "It carries a claim of this agent together with something that is not from it.",
         "See the detail; look at what the disk holds before doing anything.";
@@ -173,6 +179,8 @@ impl Reason {
         [
             Self::DuplicateIdentity,
             Self::Copy,
+            Self::ArrayMember,
+            Self::SectorSize,
             Self::ClaimDamaged,
             Self::FilesystemDamaged,
             Self::DiskShrunk,
@@ -188,6 +196,8 @@ impl Reason {
         match self {
             Self::DuplicateIdentity
             | Self::Copy
+            | Self::ArrayMember
+            | Self::SectorSize
             | Self::SystemDiskUnresolved
             | Self::ReadOnly
             | Self::Busy

@@ -24,6 +24,7 @@ use crate::{
         Device, Inventory, Mountpoint, Transport,
         longhorn_disk::LonghornDisk,
         medium::{Depth, Inside},
+        resectored::Resectored,
         signature::Signature,
         superblock::Progress,
         tables::Mount,
@@ -58,6 +59,19 @@ const EXAMPLES: &[(Reason, &str, Change)] = &[
         b.dev("sdc").wwn = b.dev("sdb").wwn.clone();
     }),
     (Reason::Copy, "sdb", copies::left_alone),
+    (Reason::ArrayMember, "sdb", |b| {
+        adopted::lodge(b, "sdb", adopted::named("sdh1"));
+        adopted::beside(b, "sdb", found("isw_raid_member", None));
+    }),
+    (Reason::SectorSize, "sdb", |b| {
+        b.medium("sdb").resectored = Some(Resectored {
+            claim: Claim {
+                id: claim_id(),
+                stage: Stage::Committed,
+            },
+            sector: 4096,
+        });
+    }),
     (Reason::SystemDisk, "sda", |_| {}),
     (Reason::SystemDiskUnresolved, "sdb", |b| b.mounts().clear()),
     (Reason::LonghornVolume, "sdb", |b| {

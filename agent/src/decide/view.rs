@@ -167,6 +167,22 @@ impl<'a> View<'a> {
         media.filter(|medium| medium.is_known_and(holds)).count()
     }
 
+    /// Refuses a disk of ours whose table the kernel does not find.
+    pub fn resectored(&self, disk: &Device) -> Result<(), Refusal> {
+        let medium = self.inventory.media.get(&disk.name);
+        let medium = medium.and_then(|medium| medium.known().ok());
+        match medium.and_then(|medium| medium.resectored.as_ref()) {
+            Some(there) => Err(Refusal::new(
+                Reason::SectorSize,
+                format_args!(
+                    "{} is for sectors of {} bytes",
+                    there.claim.id.name, there.sector
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// What our claim on a disk says, if it carries one.
     pub fn claim_of(&self, disk: &str) -> Option<&'a Claim> {
         match self.table_of(disk)? {

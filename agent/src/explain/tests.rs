@@ -11,6 +11,7 @@ use crate::{
 fn medium(scan: Scan) -> Medium {
     Medium {
         lodger: None,
+        resectored: None,
         table: Fact::Known(crate::claim::Table::Absent),
         partition: None,
         content: Some(Content {

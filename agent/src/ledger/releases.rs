@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Account, Kept, Ledger, LedgerError, Standing};
+use super::{Account, Kept, Ledger, LedgerError, Standing, is_false};
 use crate::units::DiskName;
 
 /// A release that a person asked for.
@@ -32,14 +32,74 @@ pub enum ReleasePhase {
         /// Whether Longhorn could place replicas on it before anything was
         /// changed there; none as long as nothing was.
         schedulable_before: Option<bool>,
+        /// Whether a person had asked for its eviction by then. Left out where
+        /// nobody had: an older agent knows no such field.
+        #[serde(default, skip_serializing_if = "is_false")]
+        evicting_before: bool,
     },
     /// It was called off, and what was changed in Longhorn is to be put back.
     Returning {
         /// What to put back.
         schedulable_before: bool,
+        /// As long as it leaves.
+        #[serde(default, skip_serializing_if = "is_false")]
+        evicting_before: bool,
     },
     /// Nobody has data on it that is in use: it is unmounted, and stays so.
     Left,
+}
+
+/// What people had Longhorn do with a disk before a release changed that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Before {
+    /// Replicas could be placed on it.
+    pub schedulable: bool,
+    /// Its replicas were to be moved away.
+    pub evicting: bool,
+}
+
+impl ReleasePhase {
+    /// On its way, before anything was changed in Longhorn.
+    pub const UNTOUCHED: Self = Self::Leaving {
+        schedulable_before: None,
+        evicting_before: false,
+    };
+
+    /// On its way, after Longhorn's entry was changed.
+    pub fn leaving(before: Before) -> Self {
+        Self::Leaving {
+            schedulable_before: Some(before.schedulable),
+            evicting_before: before.evicting,
+        }
+    }
+
+    /// On its way back.
+    pub fn returning(before: Before) -> Self {
+        Self::Returning {
+            schedulable_before: before.schedulable,
+            evicting_before: before.evicting,
+        }
+    }
+
+    /// What Longhorn's entry said before it was changed, where it is to be put
+    /// back.
+    pub fn before(&self) -> Option<Before> {
+        let (schedulable, evicting) = match *self {
+            Self::Leaving {
+                schedulable_before,
+                evicting_before,
+            } => (schedulable_before?, evicting_before),
+            Self::Returning {
+                schedulable_before,
+                evicting_before,
+            } => (schedulable_before, evicting_before),
+            Self::Left => return None,
+        };
+        Some(Before {
+            schedulable,
+            evicting,
+        })
+    }
 }
 
 impl Ledger {
@@ -49,10 +109,7 @@ impl Ledger {
     /// # Errors
     /// When the name is another disk's, or this cannot be kept.
     pub fn release(&self, filesystem: Uuid, name: &DiskName) -> Result<(), LedgerError> {
-        let untouched = ReleasePhase::Leaving {
-            schedulable_before: None,
-        };
-        self.begin_release(filesystem, name, untouched)
+        self.begin_release(filesystem, name, ReleasePhase::UNTOUCHED)
     }
 
     /// Takes down, durably and in one change, that a disk has left: where
@@ -75,9 +132,9 @@ impl Ledger {
             account.check_name(filesystem, name)?;
             let phase = match account.releases.get(&filesystem).map(|there| &there.phase) {
                 None => first,
-                Some(ReleasePhase::Returning { schedulable_before }) => ReleasePhase::Leaving {
-                    schedulable_before: Some(*schedulable_before),
-                },
+                Some(returning @ ReleasePhase::Returning { .. }) => returning
+                    .before()
+                    .map_or(ReleasePhase::UNTOUCHED, ReleasePhase::leaving),
                 Some(under_way @ (ReleasePhase::Leaving { .. } | ReleasePhase::Left)) => {
                     under_way.clone()
                 }
@@ -93,18 +150,18 @@ impl Ledger {
         })
     }
 
-    /// Takes down, durably, whether Longhorn could place replicas on a disk that
-    /// leaves, before that is changed. What was taken down first stays.
+    /// Takes down, durably, what people had Longhorn do with a disk that leaves,
+    /// before that is changed. What was taken down first stays.
     ///
     /// # Errors
     /// When the disk is not leaving (any more): then nothing must be changed. Or
     /// when this cannot be kept.
-    pub fn leaving(&self, filesystem: Uuid, schedulable_before: bool) -> Result<(), LedgerError> {
+    pub fn leaving(&self, filesystem: Uuid, before: Before) -> Result<(), LedgerError> {
         self.change(|account| match account.phase(filesystem)? {
-            ReleasePhase::Leaving {
-                schedulable_before: before,
-            } => {
-                before.get_or_insert(schedulable_before);
+            phase @ ReleasePhase::Leaving { .. } => {
+                if phase.before().is_none() {
+                    *phase = ReleasePhase::leaving(before);
+                }
                 Ok(())
             }
             ReleasePhase::Returning { .. } | ReleasePhase::Left => {
@@ -138,19 +195,9 @@ impl Ledger {
             let Ok(phase) = account.phase(filesystem) else {
                 return Ok(());
             };
-            match phase {
-                ReleasePhase::Leaving {
-                    schedulable_before: Some(before),
-                } => {
-                    *phase = ReleasePhase::Returning {
-                        schedulable_before: *before,
-                    };
-                }
-                ReleasePhase::Returning { .. } => {}
-                ReleasePhase::Leaving {
-                    schedulable_before: None,
-                }
-                | ReleasePhase::Left => {
+            match phase.before() {
+                Some(before) => *phase = ReleasePhase::returning(before),
+                None => {
                     account.releases.remove(&filesystem);
                 }
             }
@@ -241,9 +288,25 @@ mod tests {
         }
     }
 
-    fn leaving(schedulable_before: Option<bool>) -> Option<ReleasePhase> {
-        Some(ReleasePhase::Leaving { schedulable_before })
+    const SCHEDULABLE: Before = Before {
+        schedulable: true,
+        evicting: false,
+    };
+    const DISABLED: Before = Before {
+        schedulable: false,
+        evicting: false,
+    };
+    /// As a person has it who gives the disk up.
+    const EVICTED: Before = Before {
+        schedulable: false,
+        evicting: true,
+    };
+
+    fn leaving(before: Before) -> Option<ReleasePhase> {
+        Some(ReleasePhase::leaving(before))
     }
+
+    const UNTOUCHED: Option<ReleasePhase> = Some(ReleasePhase::UNTOUCHED);
 
     fn released() -> Host {
         let host = Host::new();
@@ -256,10 +319,10 @@ mod tests {
     #[test]
     fn a_release_outlives_the_agent_at_each_of_its_steps() {
         let host = released();
-        assert_eq!(host.phase(), leaving(None));
+        assert_eq!(host.phase(), UNTOUCHED);
         assert!(!host.standing().has_left(DISK));
-        host.ledger().leaving(DISK, true).expect("kept");
-        assert_eq!(host.phase(), leaving(Some(true)));
+        host.ledger().leaving(DISK, SCHEDULABLE).expect("kept");
+        assert_eq!(host.phase(), leaving(SCHEDULABLE));
         host.ledger().left(DISK).expect("kept");
         assert!(host.standing().has_left(DISK));
         host.ledger().taken_back(DISK).expect("kept");
@@ -269,11 +332,11 @@ mod tests {
     #[test]
     fn what_is_done_twice_is_as_done_once() {
         let host = released();
-        host.ledger().leaving(DISK, true).expect("kept");
+        host.ledger().leaving(DISK, SCHEDULABLE).expect("kept");
         // Longhorn's entry is changed by now: what it says is not what it said.
-        host.ledger().leaving(DISK, false).expect("kept");
+        host.ledger().leaving(DISK, DISABLED).expect("kept");
         host.ledger().release(DISK, &name("sdb1")).expect("again");
-        assert_eq!(host.phase(), leaving(Some(true)));
+        assert_eq!(host.phase(), leaving(SCHEDULABLE));
         host.ledger().left(DISK).expect("kept");
         host.ledger().left(DISK).expect("again");
         host.ledger().release(DISK, &name("sdb1")).expect("again");
@@ -286,18 +349,38 @@ mod tests {
     #[test]
     fn a_release_that_was_called_off_ends_only_when_longhorns_entry_is_as_before() {
         let host = released();
-        host.ledger().leaving(DISK, true).expect("kept");
+        host.ledger().leaving(DISK, SCHEDULABLE).expect("kept");
         host.ledger().call_off(DISK).expect("called off");
-        let returning = ReleasePhase::Returning {
-            schedulable_before: true,
-        };
-        assert_eq!(host.phase(), Some(returning));
+        assert_eq!(host.phase(), Some(ReleasePhase::returning(SCHEDULABLE)));
         // Who has not heard of it yet neither unmounts nor changes anything.
         let ledger = host.ledger();
         assert!(matches!(ledger.left(DISK), Err(LedgerError::NotLeaving(_))));
-        assert!(ledger.leaving(DISK, false).is_err());
+        assert!(ledger.leaving(DISK, DISABLED).is_err());
         ledger.release(DISK, &name("sdb1")).expect("after all");
-        assert_eq!(host.phase(), leaving(Some(true)));
+        assert_eq!(host.phase(), leaving(SCHEDULABLE));
+    }
+
+    #[test]
+    fn an_eviction_that_a_person_asked_for_before_is_known_after_a_restart() {
+        let host = released();
+        let before = || host.phase().and_then(|phase| phase.before());
+        host.ledger().leaving(DISK, EVICTED).expect("kept");
+        assert_eq!(before(), Some(EVICTED));
+        host.ledger().call_off(DISK).expect("called off");
+        assert_eq!(host.phase(), Some(ReleasePhase::returning(EVICTED)));
+        assert_eq!(before(), Some(EVICTED));
+        host.ledger().release(DISK, &name("sdb1")).expect("anew");
+        assert_eq!(before(), Some(EVICTED));
+        // Where nobody had asked for one, an older agent can read it.
+        let other = released();
+        other.ledger().leaving(DISK, SCHEDULABLE).expect("kept");
+        let text = other.text();
+        assert!(!text.contains("evicting"), "{text}");
+        let older = br#"{"version":1,"formats":[],"usedApprovals":[],"releases":{
+            "00000000-0000-0000-0000-000000000001":{"name":"sdb1","phase":{"returning":{"schedulableBefore":true}}}}}"#;
+        let older = parse(older).expect("an account");
+        let phase = older.releases.get(&DISK).map(|release| &release.phase);
+        assert_eq!(phase, Some(&ReleasePhase::returning(SCHEDULABLE)));
     }
 
     #[test]
@@ -314,18 +397,18 @@ mod tests {
         host.ledger().taken_back(DISK).expect("kept");
         host.ledger().release(DISK, &name("sdb1")).expect("asked");
         at_once().expect("heard");
-        assert_eq!(host.phase(), leaving(None));
-        host.ledger().leaving(DISK, false).expect("kept");
+        assert_eq!(host.phase(), UNTOUCHED);
+        host.ledger().leaving(DISK, DISABLED).expect("kept");
         host.ledger().call_off(DISK).expect("called off");
         at_once().expect("heard");
-        assert_eq!(host.phase(), leaving(Some(false)));
+        assert_eq!(host.phase(), leaving(DISABLED));
     }
 
     #[test]
     fn a_disk_that_nobody_asked_for_does_not_leave() {
         let host = Host::new();
         assert!(host.ledger().left(DISK).is_err());
-        assert!(host.ledger().leaving(DISK, true).is_err());
+        assert!(host.ledger().leaving(DISK, SCHEDULABLE).is_err());
         host.ledger().call_off(DISK).expect("nothing to call off");
         assert_eq!(host.phase(), None);
     }

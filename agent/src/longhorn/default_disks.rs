@@ -5,7 +5,7 @@
 //! anything is mounted, so it names only disks that are registered and mounted,
 //! with every value said, and it is taken away before the last disk is. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -51,14 +51,16 @@ pub fn ours(facts: &Facts<'_>) -> Vec<Value> {
         .collect()
 }
 
-/// The patch that makes the annotation name these disks of ours, and those of
-/// others that it names already. None where it does.
+/// The patch that makes the annotation name these disks of ours, and what others
+/// have named there. None where it does. Ours are the places of disks that were
+/// mounted on this host, or that the Longhorn Node says an agent manages: a
+/// person may have a filesystem of their own below the mount root.
 ///
 /// # Errors
 /// When what is there is not understood: then it is somebody else's.
 pub fn patch(
     ours: &[Value],
-    mount_root: &str,
+    facts: &Facts<'_>,
     annotations: Option<&Marks>,
     version: &str,
 ) -> Result<Option<Value>, String> {
@@ -68,9 +70,15 @@ pub fn patch(
         Some(text) => serde_json::from_str(text)
             .map_err(|error| format!("{ANNOTATION} is not understood ({error})"))?,
     };
+    let managed = audit::paths(facts.node).into_iter();
+    let managed: BTreeSet<_> = managed.map(|path| audit::clean(&path)).collect();
     let is_ours = |entry: &Value| {
         let path = entry.get("path").and_then(Value::as_str);
-        path.is_some_and(|path| audit::name_at(mount_root, path).is_some())
+        path.is_some_and(|path| {
+            let name = audit::name_at(facts.mount_root, path);
+            let by_path = || managed.contains(&audit::clean(path));
+            name.is_some_and(|name| facts.known.contains(&name) || by_path())
+        })
     };
     let theirs = named.iter().filter(|entry| !is_ours(entry)).cloned();
     let wanted: Vec<Value> = theirs.chain(ours.iter().cloned()).collect();
@@ -144,9 +152,14 @@ mod tests {
         assert_eq!(said(&scene, json!({})), json!([]));
     }
 
+    /// On a host that knows `sda1`, `gone` by its ledger, and `lost` by the Node.
     fn patched(ours: &[Value], there: Option<&str>) -> Result<Option<Value>, String> {
         let there = there.map(|text| Marks::from([(ANNOTATION.to_owned(), text.to_owned())]));
-        let patch = patch(ours, "/mnt/longhorn", there.as_ref(), "7")?;
+        let mut scene = Scene::with([disk("sda1")]);
+        scene.known.insert(name("gone"));
+        let paths = json!({audit::PATHS: "/data, /mnt/longhorn/lost"});
+        let node = node(json!({}), json!({}), paths);
+        let patch = patch(ours, &scene.facts(&node), there.as_ref(), "7")?;
         Ok(patch.map(|patch| patch["metadata"]["annotations"][ANNOTATION].clone()))
     }
 
@@ -164,13 +177,25 @@ mod tests {
     fn what_others_have_named_there_stays() {
         let ours = json!({"name": "sda1", "path": "/mnt/longhorn/sda1"});
         let theirs = json!({"path": "/data", "allowScheduling": true});
-        let old = json!({"path": "/mnt/longhorn/gone"});
-        let there = json!([theirs, old]).to_string();
+        let gone = json!({"path": "/mnt/longhorn/gone"});
+        let lost = json!({"path": "/mnt//longhorn/lost/"});
+        let there = json!([theirs, gone, lost]).to_string();
         let both = json!([theirs, ours]).to_string();
         assert_eq!(patched(&[ours], Some(&there)), Ok(Some(json!(both))));
         let left = json!([theirs]).to_string();
         assert_eq!(patched(&[], Some(&there)), Ok(Some(json!(left))));
         assert!(patched(&[], Some("{")).is_err());
+    }
+
+    #[test]
+    fn what_a_person_has_named_below_the_mount_root_stays() {
+        let ours = json!({"name": "sda1", "path": "/mnt/longhorn/sda1"});
+        // A filesystem of a person's own, mounted there by fstab.
+        let theirs = json!({"name": "bulk", "path": "/mnt/longhorn/bulk", "tags": ["mine"]});
+        let there = json!([theirs, ours]).to_string();
+        assert_eq!(patched(std::slice::from_ref(&ours), Some(&there)), Ok(None));
+        let left = json!([theirs]).to_string();
+        assert_eq!(patched(&[], Some(&there)), Ok(Some(json!(left))));
     }
 
     #[test]

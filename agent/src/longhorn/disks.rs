@@ -142,7 +142,7 @@ fn capacity(path: &Path) -> Fact<u64> {
 }
 
 /// Reads the file by which Longhorn knows the disk that is mounted at a path.
-fn config_of(path: &Path, devno: DevNo) -> Fact<LonghornDisk> {
+pub fn config_of(path: &Path, devno: DevNo) -> Fact<LonghornDisk> {
     let file = path.join(longhorn_disk::FILE);
     let opened = OpenOptions::new()
         .read(true)

@@ -16,7 +16,8 @@
 //! when to write again after a failure, [`register`] what is to be written.
 //! [`owner`] is the rule of one agent for a node, [`finding`] the vocabulary,
 //! [`events`] and [`summary`] what is told on the Node, [`disks`] what a round
-//! and the files on the disks say, [`api`] every request that is made.
+//! and the files on the disks say, [`holding`] what is on a disk where nobody
+//! asks Longhorn, [`api`] every request that is made.
 
 pub mod api;
 pub mod audit;
@@ -24,6 +25,7 @@ pub mod default_disks;
 pub mod disks;
 pub mod events;
 pub mod finding;
+pub mod holding;
 pub mod node;
 pub mod owner;
 pub mod patience;

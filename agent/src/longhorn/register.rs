@@ -47,12 +47,56 @@ pub struct Change {
     pub annotations: BTreeMap<&'static str, Option<String>>,
     /// Disks that get an entry.
     pub added: BTreeSet<DiskName>,
+    /// Disks that replicas may be placed on again, with their keys.
+    pub switched_on: BTreeMap<DiskName, String>,
+    /// What [`STOPPED`] lists as long as this is not written.
+    pub listed: BTreeSet<String>,
 }
 
 impl Change {
     /// Nothing is to be written.
     pub fn is_empty(&self) -> bool {
         self.disks.is_empty() && self.annotations.is_empty()
+    }
+
+    /// Drops what must not be given to Longhorn of disks that are not mounted.
+    /// Asked of no others than those: it is read anew each time.
+    pub fn keep_mounted(&mut self, disks: &[OurDisk], is_mounted: impl Fn(&OurDisk) -> bool) {
+        for disk in disks {
+            let new = self.added.contains(&disk.name);
+            let again = self.switched_on.contains_key(&disk.name);
+            if !(new || again) || is_mounted(disk) {
+                continue;
+            }
+            if self.added.remove(&disk.name) {
+                self.disks.remove(disk.name.as_str());
+                // The next step finds what is to be said of paths.
+                self.annotations.remove(PATHS);
+            }
+            self.leave_stopped(&disk.name);
+        }
+    }
+
+    /// Leaves a disk switched off that is not fit to be switched on after all.
+    fn leave_stopped(&mut self, name: &DiskName) {
+        let Some(key) = self.switched_on.remove(name) else {
+            return;
+        };
+        self.disks.remove(&key);
+        // Where it is not written, the disk is listed still.
+        if let Some(stopped) = self.annotations.remove(STOPPED) {
+            let mut stopped = names_in(stopped.as_deref());
+            stopped.insert(name.to_string());
+            self.list_stopped(stopped);
+        }
+    }
+
+    fn list_stopped(&mut self, stopped: BTreeSet<String>) {
+        if stopped != self.listed {
+            let value = stopped.into_iter().collect::<Vec<_>>().join(",");
+            let value = (!value.is_empty()).then_some(value);
+            self.annotations.insert(STOPPED, value);
+        }
     }
 
     /// As a JSON merge patch (RFC 7386) that holds for one version of the
@@ -162,7 +206,8 @@ fn tags(disk: &OurDisk) -> Vec<&'static str> {
 }
 
 /// Switches scheduling off for disks that are missing, where a person wants
-/// that, and on again for those that are back and that it was switched off for.
+/// that, and on again for those that are back, and well, and that it was switched
+/// off for: Longhorn does not notice that nothing can be written to one.
 fn scheduling(facts: &Facts<'_>, findings: &[Finding], policy: OnMissing, change: &mut Change) {
     let listed = list(facts, STOPPED);
     let mut stopped = BTreeSet::new();
@@ -175,23 +220,30 @@ fn scheduling(facts: &Facts<'_>, findings: &[Finding], policy: OnMissing, change
         let Registered::As(key, entry) = registered(facts.node, disk) else {
             return None;
         };
-        Some((disk.name.clone(), key, entry, disk.mounted.is_some()))
+        let mounted = disk.mounted.is_some();
+        let fit = mounted && disk.ailment.is_none();
+        Some((disk.name.clone(), key, entry, mounted, fit))
     });
     let away = audit::absent(facts).into_iter();
-    let away = away.map(|(name, (key, entry))| (name, key, entry, false));
-    for (name, key, entry, mounted) in here.chain(away) {
+    let away = away.map(|(name, (key, entry))| (name, key, entry, false, false));
+    for (name, key, entry, mounted, fit) in here.chain(away) {
         if facts.released.contains(&name) {
             continue;
         }
         let was_stopped = listed.contains(name.as_str());
-        if mounted {
+        if fit {
             if was_stopped && !entry.allow_scheduling && !entry.eviction_requested {
                 set(change, key, json!({"allowScheduling": true}));
+                change.switched_on.insert(name, key.to_owned());
             }
         } else if was_stopped {
             // Whatever a person has set since then is theirs.
             stopped.insert(name.to_string());
-        } else if policy == OnMissing::StopScheduling && missing(&name) && entry.allow_scheduling {
+        } else if !mounted
+            && policy == OnMissing::StopScheduling
+            && missing(&name)
+            && entry.allow_scheduling
+        {
             set(change, key, json!({"allowScheduling": false}));
             stopped.insert(name.to_string());
         }
@@ -205,11 +257,8 @@ fn scheduling(facts: &Facts<'_>, findings: &[Finding], policy: OnMissing, change
         // Which disks are there is not known: what is listed stays so.
         stopped.extend(listed.iter().cloned());
     }
-    if stopped != listed {
-        let value = stopped.into_iter().collect::<Vec<_>>().join(",");
-        let value = (!value.is_empty()).then_some(value);
-        change.annotations.insert(STOPPED, value);
-    }
+    change.listed = listed;
+    change.list_stopped(stopped);
 }
 
 fn set(change: &mut Change, key: &str, fields: Value) {
@@ -219,7 +268,11 @@ fn set(change: &mut Change, key: &str, fields: Value) {
 fn list(facts: &Facts<'_>, key: &str) -> BTreeSet<String> {
     let annotations = facts.node.metadata.annotations.as_ref();
     let value = annotations.and_then(|annotations| annotations.get(key));
-    let names = value.map_or("", String::as_str).split(',').map(str::trim);
+    names_in(value.map(String::as_str))
+}
+
+fn names_in(list: Option<&str>) -> BTreeSet<String> {
+    let names = list.unwrap_or_default().split(',').map(str::trim);
     let names = names.filter(|name| !name.is_empty());
     names.map(str::to_owned).collect()
 }

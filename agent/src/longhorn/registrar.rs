@@ -97,6 +97,8 @@ struct Registrar {
     order: StandingOrder,
     leaving: Leaving,
     not_read_before: Option<Instant>,
+    /// Number of the round that the last step started from.
+    round: u64,
     /// The API could not be reached when it was last looked.
     unreachable: bool,
     next: Option<Instant>,
@@ -145,6 +147,7 @@ where
         order: StandingOrder::new(default_disks, hurry),
         leaving,
         not_read_before: None,
+        round: 0,
         unreachable: false,
         next: None,
     };
@@ -170,7 +173,7 @@ impl Registrar {
                 () = sleep_until(next) => {}
                 () = self.status.closed() => return,
             }
-            tokio::time::sleep(REST).await;
+            tokio::time::sleep(REST / self.settings.hurry).await;
         }
     }
 
@@ -185,6 +188,7 @@ impl Registrar {
         let Some(round) = self.rounds.borrow_and_update().clone() else {
             return;
         };
+        self.round = round.cost.number;
         let view = self.sight.view.borrow_and_update().clone();
         let unreachable = matches!(view, View::Unreachable { .. });
         if std::mem::replace(&mut self.unreachable, unreachable) && !unreachable {
@@ -423,6 +427,7 @@ impl Registrar {
             findings,
             requests: self.api.counts().clone(),
             dropped_events: self.events.dropped(),
+            round: self.round,
         };
         self.status.send_if_modified(|shown| {
             for finding in &status.findings {

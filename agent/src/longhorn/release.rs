@@ -12,7 +12,10 @@ use super::{
     audit::clean,
     node::{DiskSpec, DiskStatus, NodeSpec, NodeStatus},
 };
-use crate::units::{Bytes, DiskName};
+use crate::{
+    ledger::Before,
+    units::{Bytes, DiskName},
+};
 
 /// What is known of a disk that leaves.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +32,7 @@ pub struct Seen<'a> {
     pub replicas: Replicas,
     /// What the ledger has of the entry before it was changed; none as long as
     /// it was not.
-    pub schedulable_before: Option<bool>,
+    pub before: Option<Before>,
 }
 
 /// Replicas that are assigned to a disk, by its UUID, whatever its status says.
@@ -47,7 +50,7 @@ pub enum Step {
     /// The disk does not leave; nothing was changed.
     Refuse(String),
     /// Scheduling is switched off and eviction on, in one patch, once the ledger
-    /// has what scheduling was before.
+    /// has what both were before.
     Disable,
     /// Nothing, until the Node changes.
     Wait(Waiting),
@@ -96,7 +99,7 @@ impl fmt::Display for Waiting {
 
 /// The next step.
 pub fn step(seen: &Seen<'_>) -> Step {
-    let begun = seen.schedulable_before.is_some();
+    let begun = seen.before.is_some();
     // Before anything was changed a person is told; afterwards a person may yet
     // set right what is in the way.
     let held_up = |why: String| {
@@ -151,12 +154,14 @@ pub fn step(seen: &Seen<'_>) -> Step {
 }
 
 /// What to put back into an entry when a release is called off: scheduling as it
-/// was. None when it is there no more, or somebody has seen to it already.
-pub fn restore(entry: Option<&DiskSpec>, schedulable_before: bool) -> Option<Restored> {
+/// was. None when it is there no more, or somebody has seen to it already. Nor
+/// where a person had asked for the eviction before: that goes on, and Longhorn
+/// lets nobody place replicas meanwhile.
+pub fn restore(entry: Option<&DiskSpec>, before: Before) -> Option<Restored> {
     entry
-        .filter(|entry| entry.eviction_requested)
+        .filter(|entry| entry.eviction_requested && !before.evicting)
         .map(|_| Restored {
-            allow_scheduling: schedulable_before,
+            allow_scheduling: before.schedulable,
         })
 }
 
@@ -277,7 +282,14 @@ mod tests {
 
     type Node = (NodeSpec, NodeStatus);
 
-    fn after(node: &Node, before: Option<bool>, replicas: Replicas) -> Step {
+    fn before(schedulable: bool, evicting: bool) -> Before {
+        Before {
+            schedulable,
+            evicting,
+        }
+    }
+
+    fn after(node: &Node, schedulable: Option<bool>, replicas: Replicas) -> Step {
         let name: DiskName = "sdb1".parse().expect("a name");
         step(&Seen {
             spec: &node.0,
@@ -285,7 +297,7 @@ mod tests {
             name: &name,
             path: "/mnt/longhorn/sdb1",
             replicas,
-            schedulable_before: before,
+            before: schedulable.map(|schedulable| before(schedulable, false)),
         })
     }
 
@@ -409,18 +421,24 @@ mod tests {
     #[test]
     fn a_release_that_is_called_off_leaves_the_entry_as_it_was() {
         let spec = |schedulable, evicting| node(entry(schedulable, evicting), None).0;
-        for before in [true, false] {
+        for allow_scheduling in [true, false] {
             let disabled = spec(false, true);
-            let restored = restore(disabled.disks.get("sdb1"), before);
-            let allow_scheduling = before;
+            let restored = restore(disabled.disks.get("sdb1"), before(allow_scheduling, false));
             assert_eq!(restored, Some(Restored { allow_scheduling }));
         }
         // Never changed, or by a person since: theirs stands.
         for (schedulable, evicting) in [(true, false), (false, false)] {
             let entry = spec(schedulable, evicting);
-            assert_eq!(restore(entry.disks.get("sdb1"), true), None);
+            assert_eq!(restore(entry.disks.get("sdb1"), before(true, false)), None);
         }
-        assert_eq!(restore(None, true), None);
+        assert_eq!(restore(None, before(true, false)), None);
+    }
+
+    #[test]
+    fn an_eviction_that_a_person_asked_for_before_outlives_a_release_that_is_called_off() {
+        let entry = node(entry(false, true), None).0;
+        let restored = restore(entry.disks.get("sdb1"), before(false, true));
+        assert_eq!(restored, None);
     }
 
     proptest! {

@@ -19,6 +19,8 @@ pub struct Status {
     pub requests: BTreeMap<(&'static str, &'static str), u64>,
     /// Events that were given up because too many waited.
     pub dropped_events: u64,
+    /// Number of the last round that all of this takes account of.
+    pub round: u64,
 }
 
 /// How registering stands, in a word.
@@ -72,6 +74,7 @@ impl Status {
             findings: Vec::new(),
             requests: BTreeMap::new(),
             dropped_events: 0,
+            round: 0,
         }
     }
 

@@ -19,6 +19,7 @@ use super::{
     longhorn_disk::{self, LonghornDisk},
     peek::peek,
     pieces::{Pieces, first_nonzero},
+    resectored::{Resectored, resectored},
     sample::Seed,
     scan::{Scan, ZERO_END, scan},
     signature::{Part, Signature, probe, probe_beside_table},
@@ -49,6 +50,9 @@ pub struct Medium {
     /// What the only partition of a disk without a claim holds.
     #[serde(default)]
     pub lodger: Option<Lodger>,
+    /// A claim of ours for sectors of another size than the disk has here.
+    #[serde(default)]
+    pub resectored: Option<Resectored>,
 }
 
 /// What the only partition of a disk holds that carries no claim.
@@ -60,12 +64,21 @@ pub struct Lodger {
     /// What a filesystem of a kind that Longhorn uses says of Longhorn. `None`
     /// when there is none such, or it may not be looked into.
     pub longhorn: Option<Fact<LonghornDisk>>,
+    /// What libblkid finds on the whole disk besides the table, while it is not
+    /// mounted.
+    #[serde(default)]
+    pub beside: Option<Fact<Signature>>,
 }
 
 impl Lodger {
     fn is_read(&self) -> bool {
         let looked = self.longhorn.as_ref();
-        self.signature.known().is_ok() && looked.is_none_or(|longhorn| longhorn.known().is_ok())
+        self.signature.known().is_ok()
+            && looked.is_none_or(|longhorn| longhorn.known().is_ok())
+            && self
+                .beside
+                .as_ref()
+                .is_none_or(|beside| beside.known().is_ok())
     }
 }
 
@@ -97,7 +110,7 @@ pub struct Inside {
     /// claim is pending.
     pub around: Option<Fact<Option<u64>>>,
     /// What libblkid finds on the whole disk besides the table, while the claim
-    /// is pending.
+    /// is pending or its filesystem not mounted where this process sees it.
     pub beside: Option<Fact<Signature>>,
     /// First byte behind the partition that is neither zero nor the claim's own,
     /// where the disk was enlarged after the claim was committed.
@@ -233,7 +246,10 @@ pub fn read_table(disk: &File, node: &Path, geometry: Geometry, begun: &[Begun])
 
 /// Both ends, and where the header in front speaks of a smaller disk also the
 /// ends of that one.
-fn read_with_earlier(disk: &File, geometry: Geometry) -> io::Result<Option<(Ends, Option<Ends>)>> {
+pub(super) fn read_with_earlier(
+    disk: &File,
+    geometry: Geometry,
+) -> io::Result<Option<(Ends, Option<Ends>)>> {
     let Some(ends) = read_ends(disk, geometry)? else {
         return Ok(None);
     };
@@ -278,27 +294,42 @@ pub fn examine(disk: &File, node: &Path, geometry: Geometry, question: &Question
     let content = (claim.is_none() && question.depth != Depth::Claim)
         .then(|| content(disk, node, geometry, question));
     let lodger = match (&claim, question.partition, question.window) {
-        (None, Some((node, devno)), Some(window)) => Some(lodger(node, devno, window, question)),
+        (None, Some(partition), Some(window)) => Some(lodger(disk, partition, window, question)),
         (Some(_), _, _) | (_, None, _) | (_, _, None) => None,
     };
     let partition =
         claim.map(|(claim, resized)| inside(disk, node, geometry, (&claim, resized), question));
+    let blank = |content: &Content| {
+        let zero = |scan: &Fact<Scan>| scan.is_known_and(|scan| scan.residue.is_none());
+        content.scan.as_ref().is_some_and(zero)
+    };
+    let read = table.known().is_ok() && partition.is_none();
+    let resectored = (read && !content.as_ref().is_some_and(blank))
+        .then(|| resectored(disk, geometry))
+        .flatten();
     Medium {
         table,
         partition,
         content,
         lodger,
+        resectored,
     }
 }
 
 /// Reads what the only partition of a disk without a claim holds.
-fn lodger(node: &Path, devno: DevNo, window: &Window, question: &Question<'_>) -> Lodger {
+fn lodger(
+    disk: &File,
+    (node, devno): (&Path, DevNo),
+    window: &Window,
+    question: &Question<'_>,
+) -> Lodger {
     let partition = match open(node, devno) {
         Ok(partition) => partition,
         Err(error) => {
             return Lodger {
                 signature: Fact::unreadable(node.display(), error),
                 longhorn: None,
+                beside: None,
             };
         }
     };
@@ -318,9 +349,14 @@ fn lodger(node: &Path, devno: DevNo, window: &Window, question: &Question<'_>) -
             Err(error) => Fact::unreadable(longhorn_disk::FILE, error),
         })
     });
+    let beside = match window {
+        Window::Mounted(_) => None,
+        Window::Device | Window::Closed => Some(probe_beside_table(disk)),
+    };
     Lodger {
         signature,
         longhorn,
+        beside,
     }
 }
 
@@ -477,7 +513,7 @@ fn inside(
         progress,
         residue,
         around,
-        beside: pending.then(|| probe_beside_table(disk)),
+        beside: (pending || question.mounted.is_none()).then(|| probe_beside_table(disk)),
         beyond,
         extent,
         journalled,

@@ -24,6 +24,7 @@ mod observer;
 pub mod peek;
 mod pieces;
 mod readers;
+pub mod resectored;
 pub mod sample;
 pub mod scan;
 pub mod signature;

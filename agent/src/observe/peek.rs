@@ -114,6 +114,7 @@ mod tests {
         fs::{self, OpenOptions},
         os::unix::fs::FileExt,
         process::Command,
+        time::{Duration, Instant},
     };
 
     use sha2::{Digest, Sha256};
@@ -276,9 +277,18 @@ mod tests {
         for _ in 0..8 {
             peek(&file, Filesystem::Ext4, Path::new("/dev")).expect("mounted");
         }
-        let bound = Command::new("losetup").arg("-j").arg(&path).output();
-        let bound = bound.expect("losetup");
-        assert!(bound.stdout.is_empty(), "{bound:?}");
+        // A child that another test has just started, or udevd, may hold one open
+        // for a moment longer.
+        let end = Instant::now() + Duration::from_mins(1);
+        loop {
+            let bound = Command::new("losetup").arg("-j").arg(&path).output();
+            let bound = bound.expect("losetup");
+            if bound.stdout.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < end, "{bound:?}");
+            thread::sleep(PAUSE);
+        }
     }
 
     #[test]

@@ -179,14 +179,19 @@ mod tests {
 
     #[test]
     fn disks_that_hang_hold_up_no_other_however_many_they_are() {
-        // Long enough for the good ones on a busy machine.
-        let mut readers = Readers::new(Duration::from_secs(1));
+        let mut readers = Readers::new(Duration::from_millis(200));
         let (hang, gates): (Vec<_>, Vec<_>) = (0..2 * AT_ONCE)
             .map(|at| hanging(&format!("hang{at}"), 0))
             .unzip();
         let others = (0..20).map(|at| prompt(&format!("good{at}"), at));
-        let answers = readers.read(hang.into_iter().chain(others).collect());
-        assert_eq!(answers.len(), 20);
+        let mut answers = readers.read(hang.into_iter().chain(others).collect());
+        // On a busy machine a good one may be late, and comes all the same.
+        let end = Instant::now() + Duration::from_mins(1);
+        while answers.len() < 20 {
+            assert!(Instant::now() < end, "held up: {answers:?}");
+            thread::sleep(Duration::from_millis(1));
+            answers.extend(readers.read(Vec::new()));
+        }
         assert_eq!(readers.not_answering().len(), 2 * AT_ONCE);
         drop(gates);
     }

@@ -109,6 +109,9 @@ pub enum ProvisionError {
     /// A release was called off.
     #[error("{0} is not released any more")]
     TakenBack(DiskName),
+    /// Others need a disk that was released.
+    #[error("{0}")]
+    Needed(String),
     /// It cannot be unmounted. The kernel does not say who uses it.
     #[error("{path} is in use, by whom the kernel does not tell; fuser -vm {path} may", path = .0.display())]
     InUse(PathBuf),

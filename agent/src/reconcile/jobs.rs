@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// A job that is running at SIGTERM may take this long to end by itself.
-const GRACE: Duration = Duration::from_millis(4_000);
+pub const GRACE: Duration = Duration::from_millis(4_000);
 
 impl Reconciler {
     pub(super) fn start_jobs(
@@ -137,6 +137,10 @@ impl Reconciler {
             }
             News::Unused(name, partitions, failure) => {
                 self.releasing.asked(name, partitions, failure);
+                Some(Dirty::nothing())
+            }
+            News::Holds(name, holds) => {
+                self.releasing.holdings.heard(name, holds);
                 Some(Dirty::nothing())
             }
             News::Told(name, told) => {

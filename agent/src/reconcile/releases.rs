@@ -2,6 +2,7 @@
 //! the ledger, and what has left is unmounted. A step that a crash interrupts is
 //! done again by the next start, from what the ledger says.
 
+mod holdings;
 mod unmount;
 
 use std::{
@@ -15,7 +16,7 @@ use super::{News, Reconciler};
 use crate::{
     backoff::Backoff,
     decide::{Released, Verdict},
-    ledger::{LedgerError, ReleasePhase},
+    ledger::LedgerError,
     longhorn::View,
     observe::Inventory,
     releases::{Known, ReleaseRow, Told, rows},
@@ -23,6 +24,7 @@ use crate::{
     text::chain,
     units::DiskName,
 };
+use holdings::Holdings;
 
 /// How long an answer is shown after which nothing else is to be told.
 const SHOWN: Duration = Duration::from_mins(10);
@@ -48,6 +50,8 @@ pub(super) struct Releasing {
     /// Disks that were unmounted, with how long they must stay so before they are
     /// unmounted again without a pause: somebody may mount them each time.
     undone: Backoff,
+    /// What Longhorn has on disks that are to be released, where it is not asked.
+    pub(super) holdings: Holdings,
     /// Requests that could not be taken down.
     unserved: Backoff,
     /// Why the requests could not be read the last time.
@@ -106,6 +110,7 @@ impl Releasing {
             held: BTreeMap::new(),
             unused: BTreeMap::new(),
             undone: Backoff::default(),
+            holdings: Holdings::default(),
             unserved: Backoff::default(),
             unread: None,
         }
@@ -122,6 +127,7 @@ impl Releasing {
             self.stuck.next(now),
             self.busy.next(now),
             self.unserved.next(now),
+            self.holdings.next(now),
         ];
         next.into_iter().flatten().min()
     }
@@ -204,6 +210,9 @@ impl Reconciler {
         self.releasing
             .unserved
             .retain(|name| open.keys().any(|open| open.as_str() == name));
+        self.releasing
+            .holdings
+            .retain(|name| open.contains_key(name));
         let mut answered = Vec::new();
         for (name, requests) in open {
             if !self.releasing.unserved.may_try(name.as_str(), now) {
@@ -214,7 +223,8 @@ impl Reconciler {
             let answer = if cancel {
                 self.take_back(&name)
             } else {
-                self.release(&name)
+                let regardless = requests.iter().any(|request| request.even_with_replicas);
+                self.release(&name, regardless)
             };
             match answer {
                 Answer::Answered(told) => {
@@ -247,8 +257,9 @@ impl Reconciler {
         }
     }
 
-    fn release(&self, name: &DiskName) -> Answer {
-        let ledger = &self.around.state.ledger;
+    /// `regardless` of what Longhorn has on it, where Longhorn is not asked.
+    fn release(&mut self, name: &DiskName, regardless: bool) -> Answer {
+        let ledger = self.around.state.ledger.clone();
         let found = self
             .verdicts
             .iter()
@@ -276,12 +287,18 @@ impl Reconciler {
             let why = format!("there is no disk {name} on this node");
             return Answer::Answered(Some(Told::Refused(why)));
         };
-        let taken_down = if self.longhorn_is_off() {
-            ledger.release_at_once(uuid, name)
-        } else {
-            ledger.release(uuid, name)
-        };
-        taken_down.map(|()| None).into()
+        if !self.longhorn_is_off() {
+            return ledger.release(uuid, name).map(|()| None).into();
+        }
+        // One that is under way was asked about before.
+        if !regardless && !standing.releases.contains_key(&uuid) {
+            match self.may_leave(name) {
+                None => return Answer::Waits("what Longhorn has on it is being read".to_owned()),
+                Some(Ok(())) => {}
+                Some(Err(why)) => return Answer::Answered(Some(Told::Refused(why))),
+            }
+        }
+        ledger.release_at_once(uuid, name).map(|()| None).into()
     }
 
     fn take_back(&self, name: &DiskName) -> Answer {
@@ -302,16 +319,10 @@ impl Reconciler {
                 Told::Refused(format!("there is no disk {name} on this node"))
             }));
         };
-        let in_use = match release.phase {
+        let in_use = match release.phase.before() {
             // Longhorn's entry is put back first.
-            ReleasePhase::Leaving {
-                schedulable_before: Some(_),
-            }
-            | ReleasePhase::Returning { .. } => None,
-            ReleasePhase::Leaving {
-                schedulable_before: None,
-            }
-            | ReleasePhase::Left => Some(Told::InUse),
+            Some(_) => None,
+            None => Some(Told::InUse),
         };
         ledger.call_off(uuid).map(|()| in_use).into()
     }

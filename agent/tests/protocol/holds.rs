@@ -202,3 +202,54 @@ fn a_name_that_the_host_forgot_may_be_given_twice_and_then_neither_is_touched() 
         .reaching(&[Reached::Mounted, Reached::TwoOfOneName, Reached::TwoMounted])
         .holds("a host installed anew");
 }
+
+#[test]
+fn a_journal_that_is_lost_while_disks_are_exchanged_does_no_harm() {
+    let left = Budget {
+        crashes: 1,
+        losses: 1,
+        moves: 2,
+        ..NONE
+    };
+    let reached = [
+        Reached::Mounted,
+        Reached::TwoMounted,
+        Reached::AwayWithoutJournal,
+    ];
+    Case::of(&[Image::BLANK, Image::BLANK], left)
+        .reaching(&reached)
+        .holds("losses and moves");
+    Case::of(&[Image::BLANK, Image::FOREIGN], left)
+        .reaching(&[Reached::Mounted, Reached::AwayWithoutJournal])
+        .holds("losses and a foreign disk");
+}
+
+#[test]
+fn a_disk_that_was_begun_and_comes_back_to_a_host_that_lost_its_journal_is_finished_or_left_alone()
+{
+    let left = Budget {
+        crashes: 1,
+        losses: 1,
+        moves: 2,
+        ..NONE
+    };
+    let claim = Claim {
+        number: 0,
+        name: Name::of("sdb1"),
+    };
+    for image in [Image::pending(claim), Image::fresh(claim)] {
+        for (other, two) in [
+            (
+                Image::BLANK,
+                &[Reached::TwoMounted, Reached::TwoOfOneName][..],
+            ),
+            (Image::FOREIGN, &[]),
+        ] {
+            Case::of(&[image, other], left)
+                .begun_and_away(claim)
+                .reaching(&[Reached::Mounted, Reached::AwayWithoutJournal])
+                .reaching(two)
+                .holds("losses, and a disk that comes back");
+        }
+    }
+}

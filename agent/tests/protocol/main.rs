@@ -29,13 +29,15 @@ mod promises;
 mod steps;
 mod world;
 
+use std::time::Instant;
+
 use disk_discovery::units::Filesystem;
 use host::{Oracle, Setup};
 use model::Protocol;
 use promises::Reached;
 use stateright::{Checker, HasDiscoveries, Model};
 use steps::Mistake;
-use world::{Budget, Image, World};
+use world::{Budget, Claim, Directory, Image, Journalled, World};
 
 /// A world to begin with, and what may go wrong in it.
 #[derive(Debug, Clone)]
@@ -44,6 +46,8 @@ struct Case {
     disks: Vec<Image>,
     /// Which disk is `sdb`.
     first: Option<u8>,
+    /// The claim of a first disk that was begun here.
+    begun: Option<Claim>,
     left: Budget,
     reached: Vec<Reached>,
 }
@@ -61,6 +65,7 @@ impl Case {
             },
             disks: disks.to_vec(),
             first: Some(0),
+            begun: None,
             left,
             reached: Vec::new(),
         }
@@ -77,22 +82,41 @@ impl Case {
         self
     }
 
+    /// The first disk was begun on this host under a claim, and pulled out.
+    fn begun_and_away(mut self, claim: Claim) -> Self {
+        (self.first, self.begun) = (None, Some(claim));
+        self
+    }
+
     fn reaching(mut self, reached: &[Reached]) -> Self {
-        self.reached = reached.to_vec();
+        self.reached.extend_from_slice(reached);
         self
     }
 
     fn protocol(&self) -> Protocol {
         let mut world = World::new(&self.disks, [self.first, None], self.left);
-        world.host.is_new = self.first.is_none();
+        world.host.is_new = self.first.is_none() && self.begun.is_none();
+        if let Some(claim) = self.begun {
+            world.host.journal.push(Journalled {
+                claim,
+                of: 0,
+                approved: false,
+            });
+            world.host.directories[claim.name.index()] = Directory::Kept;
+        }
         Protocol::new(Oracle::new(self.setup.clone()), world, &self.reached)
     }
 
     /// Searches all of it: no promise is broken, and the states that matter
     /// were among those searched.
     fn holds(&self, name: &str) {
+        let began = Instant::now();
         let checker = self.protocol().checker().spawn_bfs().join();
-        println!("protocol states {}: {name}", checker.unique_state_count());
+        println!(
+            "protocol states {} in {:.1} s: {name}",
+            checker.unique_state_count(),
+            began.elapsed().as_secs_f64()
+        );
         for promise in [promises::HARMLESS, promises::SETTLES] {
             if let Some(path) = checker.discovery(promise) {
                 panic!("not so: {promise}: {}", told(path));

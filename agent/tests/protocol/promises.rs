@@ -27,6 +27,7 @@ pub enum Reached {
     TwoClones,
     TwoOfOneName,
     ForeignBeside,
+    AwayWithoutJournal,
 }
 
 impl Reached {
@@ -82,6 +83,15 @@ impl Reached {
                         .is_some_and(|[one, two]| one.number != two.number && one.name == two.name)
                 })
             }
+            Self::AwayWithoutJournal => Property::sometimes(
+                "a pending claim that no journal knows is away, another disk in its place",
+                |_, world: &World| {
+                    let seen = world.disk(0).seen;
+                    let pending = seen.claims().next().is_some() && !seen.is_committed();
+                    let away = world.slot_of(0).is_none() && world.host.slots[0] == Some(1);
+                    pending && away && world.host.journal.is_empty()
+                },
+            ),
             Self::ForeignBeside => {
                 Property::sometimes("a foreign sector in a table of ours", |_, world: &World| {
                     let seen = world.disk(0).seen;

@@ -162,8 +162,8 @@ impl Image {
     pub const BLANK: Self = Self([Value::Zero; CELLS.len()]);
     pub const FOREIGN: Self = Self([Value::Foreign; CELLS.len()]);
 
-    /// A disk that was mounted and used.
-    pub fn used(claim: Claim) -> Self {
+    /// With both copies of a table, and nothing in its partition.
+    fn with_table(value: Value) -> Self {
         let mut image = Self::BLANK;
         image.put(Cell::Boot, Value::Boot);
         for cell in [
@@ -172,8 +172,27 @@ impl Image {
             Cell::BackupEntry,
             Cell::BackupHeader,
         ] {
-            image.put(cell, Value::Committed(claim));
+            image.put(cell, value);
         }
+        image
+    }
+
+    /// A disk that has its pending table and no filesystem.
+    pub fn pending(claim: Claim) -> Self {
+        Self::with_table(Value::Pending(claim))
+    }
+
+    /// One that has its filesystem as well.
+    pub fn fresh(claim: Claim) -> Self {
+        let mut image = Self::pending(claim);
+        image.put(Cell::Body, Value::Made);
+        image.put(Cell::Superblock, Value::Fresh(claim));
+        image
+    }
+
+    /// A disk that was mounted and used.
+    pub fn used(claim: Claim) -> Self {
+        let mut image = Self::with_table(Value::Committed(claim));
         image.put(Cell::Body, Value::Files);
         image.put(Cell::Superblock, Value::Used(claim));
         image

@@ -15,7 +15,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Weak},
 };
 
 use disk_discovery::{
@@ -25,7 +25,7 @@ use disk_discovery::{
     fact::Fact,
     ledger::Ledger,
     longhorn::{
-        LonghornSettings, Sight, View,
+        LonghornSettings, Sight, View, finding,
         register::Terms,
         registrar::{self, RegistrarSettings},
         spawn_with,
@@ -39,6 +39,8 @@ use disk_discovery::{
 use kube::Config;
 use tokio::sync::watch;
 use uuid::Uuid;
+
+use crate::longhorn_cluster::until;
 
 /// Where disks are mounted, as every agent has it.
 pub const MOUNT_ROOT: &str = "/mnt/longhorn";
@@ -116,6 +118,25 @@ pub struct Agent {
     pub status: watch::Receiver<Arc<Status>>,
     /// What it told of releases.
     pub told: Arc<Mutex<Vec<(DiskName, Told)>>>,
+    /// Held by its task.
+    runs: Weak<()>,
+}
+
+impl Agent {
+    /// Ends it, and waits until nothing of it runs: it may be in the middle of
+    /// something, and look once more, when nobody holds it any more.
+    pub fn end(self) {
+        let runs = self.runs.clone();
+        drop(self);
+        until("the agent ends", || runs.strong_count() == 0);
+    }
+
+    /// Particulars of what it finds wrong; none where it does not find that.
+    pub fn detail(&self, kind: finding::Kind) -> Option<String> {
+        let status = self.status.borrow();
+        let mut found = status.findings.iter().filter(|found| found.kind == kind);
+        found.next().map(|found| found.detail.clone())
+    }
 }
 
 impl SimulatedHost {
@@ -213,8 +234,16 @@ impl SimulatedHost {
         self.round();
     }
 
+    /// Number of the last round.
+    pub fn last_round(&self) -> u64 {
+        *self.number.lock().expect("a number")
+    }
+
     /// Makes a round: looks at what there is.
     pub fn round(&self) {
+        // One after the other, whoever makes them.
+        let mut number = self.number.lock().expect("a number");
+        *number += 1;
         let disks = self.disks.lock().expect("disks").clone();
         let place = fs::metadata(self.path("")).expect("the mount root");
         let devno = DevNo::from_raw(place.dev());
@@ -231,12 +260,13 @@ impl SimulatedHost {
             .expect("text");
         }
         for process in ["1", "self"] {
-            let file = self.root().join("proc").join(process).join("mountinfo");
-            fs::write(file, &table).expect("written");
+            let directory = self.root().join("proc").join(process);
+            // As the kernel's, it is never seen in part.
+            let new = directory.join("mountinfo.new");
+            fs::write(&new, &table).expect("written");
+            fs::rename(new, directory.join("mountinfo")).expect("renamed");
         }
         let mounts = disk_discovery::observe::tables::parse_mountinfo(&table).expect("a table");
-        let mut number = self.number.lock().expect("a number");
-        *number += 1;
         let round = self.made(&disks, mounts, *number);
         self.rounds.send_replace(Some(Arc::new(round)));
     }
@@ -356,12 +386,22 @@ impl SimulatedHost {
         };
         let told: Arc<Mutex<Vec<(DiskName, Told)>>> = Arc::default();
         let heard = Arc::clone(&told);
-        let tell = move |name, what| heard.lock().expect("told").push((name, what));
+        let held = Arc::new(());
+        let runs = Arc::downgrade(&held);
+        let tell = move |name, what| {
+            let _held = &held;
+            heard.lock().expect("told").push((name, what));
+        };
         let status = registrar::spawn(settings, self.rounds.subscribe(), sight, tell, move || {
             let config = config();
             async move { Ok(config) }
         });
-        Agent { view, status, told }
+        Agent {
+            view,
+            status,
+            told,
+            runs,
+        }
     }
 }
 

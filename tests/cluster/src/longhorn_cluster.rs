@@ -16,8 +16,9 @@ use std::{
 };
 
 use disk_discovery::longhorn::finding::Kind;
+use hyper::Method;
 use kube::Config;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
@@ -27,6 +28,7 @@ use crate::{
     longhorn::{Manager, manager, rules::Settings},
     objects,
     server::{Options, Seen, Server},
+    wait::block_on,
 };
 
 pub use crate::cluster::NAMESPACE;
@@ -34,7 +36,7 @@ pub use crate::cluster::NAMESPACE;
 /// ServiceAccount of the agent.
 pub const ACCOUNT: &str = "disk-discovery";
 /// Long enough for any machine; only a failure waits for it.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(3);
 
 /// See the module.
 #[derive(Debug)]
@@ -99,6 +101,9 @@ impl LonghornCluster {
     fn on(cluster: Cluster, objects: &[Value]) -> Self {
         let webhook = cluster.longhorn(Settings::default());
         cluster.apply(objects);
+        if cluster.real().is_some() && cluster.is_since(POLICIES) && confine(objects) {
+            until_confined(&cluster);
+        }
         let (stop, stopped) = oneshot::channel::<()>();
         Self {
             cluster,
@@ -269,6 +274,31 @@ impl LonghornCluster {
         let events = self.events();
         events.iter().filter(|(told, _)| told == reason).count()
     }
+}
+
+/// Whether there is a policy among them that keeps agents to their nodes.
+fn confine(objects: &[Value]) -> bool {
+    let is_binding = |object: &Value| object["kind"] == "ValidatingAdmissionPolicyBinding";
+    objects.iter().any(is_binding)
+}
+
+/// Waits until a real API server, which hears of roles and of policies a moment
+/// after they were stored, refuses the agent what the policy forbids: an agent
+/// that asked sooner would take its cluster for one that does not.
+fn until_confined(cluster: &Cluster) {
+    let token = cluster.service_account_token(NAMESPACE, ACCOUNT, None);
+    let path = format!("/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events?dryRun=All");
+    let event = json!({
+        "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "never-made"},
+    });
+    until("the admission policy is in force", || {
+        let endpoint = cluster.endpoint(&token);
+        let refused = block_on(|| async {
+            objects::send(&endpoint.client(), Method::POST, &path, &event).await
+        });
+        let refused = refused.expect("a runtime").err();
+        refused.is_some_and(|refused| format!("{refused:#}").contains("names no node"))
+    });
 }
 
 fn rbac(options: Options) -> Options {

@@ -49,6 +49,20 @@ pub const ROWS: &[Row] = &[
         echo '{}' >tree/longhorn-disk.cfg
         umount tree",
     ),
+    // What is left of a mirror of the firmware when one of its disks is put
+    // into another machine: the table and the filesystem are seen on each half.
+    by_tool(
+        "half_of_a_mirror_with_a_disk_of_longhorns_is_left_alone",
+        64,
+        &["array-member"],
+        r#"sgdisk -n 1:0:0 $disk
+        wait_for ${disk}1
+        mkfs.ext4 -q ${disk}1
+        mount ${disk}1 tree
+        echo '{"diskName":"sdz","diskUUID":"1a2b3c4d-0002-4e5f-8a9b-0c1d2e3f4a5b","diskDriver":""}' >tree/longhorn-disk.cfg
+        umount tree
+        printf 'Intel Raid ISM Cfg Sig. 1.1.00' | at $((64 * 1024 * 1024 - 1024))"#,
+    ),
     by_tool(
         "a_hybrid_table_is_left_alone",
         64,

@@ -32,11 +32,13 @@ impl Guest {
         act(self.lock().as_mut().context("the machine is off")?)
     }
 
-    /// Switches it off and on.
-    pub fn reboot(&self) -> Result<()> {
+    /// Switches it off and on, and does something while it is off.
+    pub fn reboot(&self, meanwhile: impl FnOnce()) -> Result<()> {
         let mut place = self.lock();
         let node = place.take().context("the machine is off")?;
-        *place = Some(Node::again(node.vm.shutdown()?)?);
+        let off = node.vm.shutdown()?;
+        meanwhile();
+        *place = Some(Node::again(off)?);
         Ok(())
     }
 

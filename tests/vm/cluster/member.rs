@@ -16,7 +16,7 @@ use cluster_fixtures::{
         manager::{self, DiskFiles},
     },
     longhorn_cluster::{ACCOUNT, LonghornCluster, NAMESPACE},
-    server::Options,
+    server::{Mood, Options},
 };
 use serde_json::Value;
 use vm_fixtures::Machine;
@@ -29,7 +29,7 @@ const HOST: &str = "10.0.2.2";
 /// Name of the node in the cluster, which is not its host name.
 pub const NODE: &str = "k3s2";
 /// Under emulation on a busy machine everything takes its time.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// See the module.
 pub struct Member {
@@ -63,6 +63,12 @@ impl Member {
     /// Boots a machine with the agent installed and not started, which has the
     /// way to the API server that a pod on it would have.
     pub fn join(machine: Machine, configuration: &str) -> Result<Self> {
+        Self::join_in(Mood::Well, machine, configuration)
+    }
+
+    /// The same of a cluster whose API server is out of sorts from before anybody
+    /// has spoken to it.
+    pub fn join_in(mood: Mood, machine: Machine, configuration: &str) -> Result<Self> {
         let cluster = LonghornCluster::stand_in_for(Options {
             tls: true,
             tls_names: vec![HOST.to_owned()],
@@ -88,6 +94,7 @@ impl Member {
         let files: Arc<dyn DiskFiles> = Arc::new(GuestFiles::of(&guest));
         options.nodes.insert(NODE.to_owned(), files);
         let server = cluster.server();
+        server.mood(mood);
         let manager = Manager::start(server.config(&server.admin_token()), options);
         Ok(Self {
             manager,

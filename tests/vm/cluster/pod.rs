@@ -12,12 +12,14 @@ use super::member::{Member, NODE};
 
 /// Where the container's root is put together on the host.
 const ROOT: &str = "/run/pod/root";
-/// Where a pod finds the files of its ServiceAccount: below `/run`, to which
-/// `/var/run` is a link.
+/// Where the volume with the files of its ServiceAccount is on the host.
+const VOLUME: &str = "/run/pod/account";
+/// Where a pod finds them: below `/run`, to which `/var/run` is a link.
 const ACCOUNT: &str = "/run/secrets/kubernetes.io/serviceaccount";
 
-/// Lays out what the container is made of, and how it is started.
-pub fn install(member: &Member) -> Result<()> {
+/// Lays out what the container is made of, and how it is started. Its token is
+/// returned.
+pub fn install(member: &Member) -> Result<String> {
     let way = member.way();
     let (host, port) = way
         .url
@@ -41,7 +43,7 @@ pub fn install(member: &Member) -> Result<()> {
         };
         writeln!(script, "volume {source} {target} {propagation} {read_only}")?;
     }
-    writeln!(script, "volume /run/pod/account {ACCOUNT} rprivate true")?;
+    writeln!(script, "volume {VOLUME} {ACCOUNT} rprivate true")?;
     script.push_str(INSIDE);
     let mut environment =
         format!("KUBERNETES_SERVICE_HOST={host} KUBERNETES_SERVICE_PORT={port} NODE_NAME={NODE}");
@@ -56,21 +58,48 @@ pub fn install(member: &Member) -> Result<()> {
         "exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin {environment} /usr/local/bin/disk-discovery {}",
         arguments.join(" ")
     )?;
+    let namespace = text(daemon_set, "/metadata/namespace");
+    let authority = way.ca_pem.as_deref().context("no authority")?;
     let files = [
-        ("token", way.token),
-        ("ca.crt", way.ca_pem.context("no authority")?),
-        (
-            "namespace",
-            text(daemon_set, "/metadata/namespace").to_owned(),
-        ),
+        ("token", way.token.as_str()),
+        ("ca.crt", authority),
+        ("namespace", namespace),
     ];
+    replace(member, "..1", &files)?;
+    for (name, _) in files {
+        member.sh(&format!("ln -s ..data/{name} {VOLUME}/{name}"))?;
+    }
+    member
+        .guest
+        .with(|node| node.vm.write_file("/run/pod/start", &script, 0o755))?;
+    Ok(way.token)
+}
+
+/// Gives the pod another token.
+pub fn renew(member: &Member) -> Result<()> {
+    let way = member.way();
+    let authority = way.ca_pem.as_deref().context("no authority")?;
+    let files = [("token", way.token.as_str()), ("ca.crt", authority)];
+    replace(member, "..2", &files)
+}
+
+/// As kubelet replaces what is in a volume: each file is a link through `..data`,
+/// which is a link to the directory of the last version, and changes in one step.
+fn replace(member: &Member, version: &str, files: &[(&str, &str)]) -> Result<()> {
     member.guest.with(|node| {
         for (name, content) in files {
-            let path = format!("/run/pod/account/{name}");
+            let path = format!("{VOLUME}/{version}/{name}");
             node.vm.write_file(&path, content, 0o644)?;
         }
-        node.vm.write_file("/run/pod/start", &script, 0o755)
-    })
+        node.vm.sh(&format!(
+            "cd {VOLUME}
+             before=$(readlink ..data || true)
+             ln -s {version} ..data_tmp
+             mv -T ..data_tmp ..data
+             if [ -n \"$before\" ]; then rm -r \"$before\"; fi"
+        ))
+    })?;
+    Ok(())
 }
 
 /// Starts the container.

@@ -12,7 +12,7 @@ use crate::digest::digest_file;
 use crate::disk::{Bus, Disk};
 use crate::off::root_digest;
 
-const UNPLUG_WITHIN: Duration = Duration::from_secs(30);
+const UNPLUG_WITHIN: Duration = Duration::from_secs(120);
 
 /// Shell function: waits for the whole disk at a pattern in sysfs, prints its directory.
 const WAIT_DISK: &str = "wait_disk() {
@@ -21,7 +21,7 @@ const WAIT_DISK: &str = "wait_disk() {
         for dir in $1; do
             if [ -e \"$dir/dev\" ]; then echo \"$dir\"; return; fi
         done
-        if [ $SECONDS -ge 60 ]; then echo \"no disk appeared at $1\" >&2; dmesg | tail -n 30 >&2; return 1; fi
+        if [ $SECONDS -ge 110 ]; then echo \"no disk appeared at $1\" >&2; dmesg | tail -n 30 >&2; return 1; fi
         sleep 0.02
     done
 }
@@ -34,11 +34,11 @@ const WAIT_UDEV: &str = "wait_udev() {
     for pattern in \"$@\"; do
         dir=$(wait_disk \"$pattern\") || return
         until [ -e \"/run/udev/data/b$(<\"$dir/dev\")\" ]; do
-            if [ $SECONDS -ge 60 ]; then echo \"udev did not handle $dir\" >&2; return 1; fi
+            if [ $SECONDS -ge 110 ]; then echo \"udev did not handle $dir\" >&2; return 1; fi
             sleep 0.02
         done
     done
-    udevadm settle --timeout=60
+    udevadm settle --timeout=180
 }
 ";
 
@@ -98,11 +98,8 @@ impl Vm {
             .iter()
             .map(|attached| format!("'{}'", attached.place.sysfs(attached.disk.bus)))
             .collect();
-        self.sh(&format!(
-            "{WAIT_DISK}{WAIT_UDEV}wait_udev {}",
-            patterns.join(" ")
-        ))
-        .map(drop)
+        let script = format!("{WAIT_DISK}{WAIT_UDEV}wait_udev {}", patterns.join(" "));
+        self.sh(&script).map(drop)
     }
 
     /// The name the guest's kernel gave a disk (`vdb`, `sda`, `nvme0n1`), waiting until it has

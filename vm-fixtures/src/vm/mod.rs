@@ -16,8 +16,8 @@ use crate::off::Off;
 use crate::qemu::{Qemu, with_wreck};
 
 /// The time limit of [`Vm::run`] and [`Vm::sh`].
-pub const RUN_WITHIN: Duration = Duration::from_secs(120);
-const SHUTDOWN_WITHIN: Duration = Duration::from_secs(60);
+pub const RUN_WITHIN: Duration = Duration::from_secs(300);
+const SHUTDOWN_WITHIN: Duration = Duration::from_secs(180);
 
 /// A running machine. Dropping it kills QEMU and removes the run directory.
 #[derive(Debug)]

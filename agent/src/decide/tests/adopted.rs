@@ -11,7 +11,7 @@ use crate::{
     fact::Fact,
     ledger::{Kept, Mounting},
     observe::{
-        Medium, Mountpoint, Transport,
+        Hardware, Inventory, Medium, Mountpoint, Transport,
         longhorn_disk::LonghornDisk,
         medium::{Lodger, Window},
         signature::Signature,
@@ -33,6 +33,20 @@ pub(super) fn lodge(bench: &mut Bench, disk: &str, longhorn: LonghornDisk) {
     lodge_as(bench, disk, GUID, Some(Fact::Known(longhorn)));
 }
 
+/// What is found on the whole disk besides its table.
+pub(super) fn beside(bench: &mut Bench, disk: &str, signature: Signature) {
+    let medium = bench.inventory.media.get_mut(disk).expect("read");
+    let Fact::Known(medium) = Arc::make_mut(medium) else {
+        panic!("{disk} cannot be read");
+    };
+    let beside = Some(Fact::Known(signature));
+    match (&mut medium.partition, &mut medium.lodger) {
+        (Some(inside), _) => inside.beside = beside,
+        (None, Some(lodger)) => lodger.beside = beside,
+        (None, None) => panic!("nothing is beside anything"),
+    }
+}
+
 fn lodge_as(bench: &mut Bench, disk: &str, uuid: Uuid, longhorn: Option<Fact<LonghornDisk>>) {
     let medium = Medium {
         table: Fact::Known(Table::Foreign),
@@ -41,7 +55,9 @@ fn lodge_as(bench: &mut Bench, disk: &str, uuid: Uuid, longhorn: Option<Fact<Lon
         lodger: Some(Lodger {
             signature: Fact::Known(ext4(uuid)),
             longhorn,
+            beside: Some(Fact::Known(Signature::Nothing)),
         }),
+        resectored: None,
     };
     let medium = Arc::new(Fact::Known(medium));
     bench.inventory.media.insert(disk.to_owned(), medium);
@@ -427,4 +443,75 @@ fn what_is_wrong_with_the_filesystem_of_a_mounted_disk_is_told_with_it() {
     assert_eq!(managed(&bench, "sdb").ailment, None);
     bench.mounts().push(mount(devno(8, 17), place));
     assert_eq!(managed(&bench, "sdb").ailment, Some(stopped));
+}
+
+#[test]
+fn half_of_a_mirror_is_not_mounted_on_its_own() {
+    let kinds = [
+        "isw_raid_member",
+        "linux_raid_member",
+        "LVM2_member",
+        "drbd",
+    ];
+    let unclear = [Signature::Ambivalent];
+    let members = kinds.map(|kind| found(kind, None)).into_iter();
+    for signature in members.chain(unclear) {
+        for change in [
+            |b: &mut Bench| lodge(b, "sdb", named("sdb1")),
+            |b: &mut Bench| b.claim("sdb", claim_id(), Stage::Committed, ext4(GUID)),
+            |b: &mut Bench| b.claim("sdb", of_node("k3s9"), Stage::Committed, ext4(GUID)),
+        ] {
+            let mut bench = Bench::with(change);
+            assert!(!matches!(bench.verdict("sdb"), Verdict::Refused(_)));
+            beside(&mut bench, "sdb", signature.clone());
+            assert_eq!(bench.reason("sdb"), Reason::ArrayMember, "{signature:?}");
+            // Served as long as it is mounted.
+            let place = "/mnt/longhorn/sdb1";
+            bench.mounts().push(mount(devno(8, 17), place));
+            assert!(!matches!(bench.verdict("sdb"), Verdict::Refused(_)));
+            // And known by then, so that what is left of an array of the past
+            // keeps it from nothing.
+            bench.mounts().pop();
+            let kept = Kept {
+                hardware: Some(Hardware::of(bench.dev("sdb")).expect("readable")),
+                ..Kept::named(name("sdb1"))
+            };
+            bench.standing().disks.insert(GUID, kept.clone());
+            assert!(!matches!(bench.verdict("sdb"), Verdict::Refused(_)));
+            // A member of an array that was mounted is another disk.
+            bench.dev("sdb").serial = Fact::Known(Some("a half".to_owned()));
+            bench.dev("sdb").wwn = Fact::Known(None);
+            assert_eq!(bench.reason("sdb"), Reason::ArrayMember, "{signature:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_left_of_a_filesystem_on_the_whole_disk_keeps_it_from_nothing() {
+    let mut bench = longhorns();
+    beside(&mut bench, "sdb", found("btrfs", None));
+    assert_eq!(adopt(&bench, "sdb").name, name("sdh1"));
+}
+
+#[test]
+fn a_disk_whose_other_signatures_cannot_be_read_is_not_mounted() {
+    let mut bench = longhorns();
+    let medium = bench.inventory.media.get_mut("sdb").expect("read");
+    let Fact::Known(medium) = Arc::make_mut(medium) else {
+        panic!("it cannot be read");
+    };
+    for unread in [
+        None,
+        Some(Fact::unreadable("libblkid", "Input/output error")),
+    ] {
+        medium.lodger.as_mut().expect("a filesystem").beside = unread;
+        let bench = Bench {
+            inventory: Inventory {
+                media: [("sdb".to_owned(), Arc::new(Fact::Known(medium.clone())))].into(),
+                ..longhorns().inventory
+            },
+            ..longhorns()
+        };
+        assert_eq!(bench.reason("sdb"), Reason::ProbeFailed);
+    }
 }

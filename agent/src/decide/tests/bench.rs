@@ -137,6 +137,7 @@ impl Bench {
             partition: Some(inside_of(Fact::Known(inside))),
             content: None,
             lodger: None,
+            resectored: None,
         };
         self.inventory
             .media
@@ -329,6 +330,7 @@ pub(super) fn blank() -> Arc<Fact<Medium>> {
             busy: Fact::Known(false),
         }),
         lodger: None,
+        resectored: None,
     }))
 }
 

@@ -222,6 +222,7 @@ fn any_claim(at: usize) -> BoxedStrategy<Medium> {
                 partition,
                 content: None,
                 lodger: None,
+                resectored: None,
             },
         )
         .boxed()
@@ -240,6 +241,7 @@ fn any_lodger(at: usize) -> impl Strategy<Value = Lodger> {
         Lodger {
             signature,
             longhorn,
+            beside: Some(Fact::Known(Signature::Nothing)),
         }
     })
 }
@@ -287,6 +289,7 @@ fn any_medium(at: usize) -> BoxedStrategy<Option<Fact<Medium>>> {
             partition: None,
             content,
             lodger,
+            resectored: None,
         });
     prop_oneof![
         40 => unclaimed.prop_map(|medium| Some(Fact::Known(medium))),

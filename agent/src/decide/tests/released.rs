@@ -10,7 +10,7 @@ use crate::{
     claim::{Resized, Stage},
     decide::{Reason, Released, Verdict, released},
     fact::Fact,
-    ledger::{Kept, Mounting, Release, ReleasePhase},
+    ledger::{Before, Kept, Mounting, Release, ReleasePhase},
     observe::Medium,
     provision::Job,
     units::DevNo,
@@ -52,18 +52,17 @@ fn found(bench: &Bench) -> Released {
     released.remove(&name("sdb1")).expect("it was released")
 }
 
+const SCHEDULABLE: Before = Before {
+    schedulable: true,
+    evicting: false,
+};
+
 #[test]
 fn until_it_has_left_a_disk_is_served_as_before() {
     for phase in [
-        ReleasePhase::Leaving {
-            schedulable_before: None,
-        },
-        ReleasePhase::Leaving {
-            schedulable_before: Some(true),
-        },
-        ReleasePhase::Returning {
-            schedulable_before: true,
-        },
+        ReleasePhase::UNTOUCHED,
+        ReleasePhase::leaving(SCHEDULABLE),
+        ReleasePhase::returning(SCHEDULABLE),
     ] {
         for mounted in [false, true] {
             let mut bench = Bench::managed();

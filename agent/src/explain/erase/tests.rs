@@ -87,6 +87,7 @@ impl Disk {
         };
         let medium = Medium {
             lodger: None,
+            resectored: None,
             table: Fact::Known(crate::claim::Table::Absent),
             partition: None,
             content: Some(Content {

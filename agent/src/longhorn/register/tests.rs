@@ -257,6 +257,62 @@ fn the_scheduling_of_a_missing_disk_is_touched_only_where_that_is_asked_for() {
 }
 
 #[test]
+fn scheduling_is_switched_on_again_only_for_a_disk_that_is_back_and_well() {
+    let mut off = entry("sdb1");
+    off["allowScheduling"] = json!(false);
+    let annotations = json!({PATHS: "/mnt/longhorn/sdb1", STOPPED: "sdb1"});
+    let stopped = node(json!({"sdb1": off}), json!({}), annotations);
+    let failing = OurDisk {
+        ailment: Some("the kernel has stopped writing to it (ro)".to_owned()),
+        ..disk("sdb1")
+    };
+    for terms in [terms(), stopping()] {
+        let change = wanted(&Scene::with([failing.clone()]), &stopped, &terms);
+        assert!(change.is_empty(), "{change:?}");
+        let change = wanted(&Scene::with([disk("sdb1")]), &stopped, &terms);
+        assert_eq!(change.disks["sdb1"], json!({"allowScheduling": true}));
+    }
+}
+
+#[test]
+fn a_disk_that_is_gone_again_at_that_moment_stays_switched_off_and_listed() {
+    let mut off = entry("sdb1");
+    off["allowScheduling"] = json!(false);
+    let mut disks = json!({"sdb1": off, "by-hand": off, "sdd1": entry("sdd1")});
+    disks["by-hand"]["path"] = json!("/mnt/longhorn/sdc1");
+    let paths = "/mnt/longhorn/sdb1,/mnt/longhorn/sdc1,/mnt/longhorn/sdd1";
+    let annotations = json!({PATHS: paths, STOPPED: "sdb1,sdc1"});
+    let stopped = node(disks, json!({}), annotations);
+    let away = OurDisk {
+        mounted: None,
+        ..disk("sdd1")
+    };
+    let scene = Scene::with([disk("sdb1"), disk("sdc1"), away]);
+    let mut change = wanted(&scene, &stopped, &stopping());
+    change.keep_mounted(&scene.disks, |disk| disk.name != name("sdc1"));
+    let keys: Vec<&String> = change.disks.keys().collect();
+    assert_eq!(keys, ["sdb1", "sdd1"]);
+    assert_eq!(change.annotations[STOPPED].as_deref(), Some("sdc1,sdd1"));
+    // Neither of the two is there, and nothing else is to be done.
+    let mut change = wanted(&scene, &stopped, &terms());
+    change.keep_mounted(&scene.disks, |_| false);
+    assert!(change.is_empty(), "{change:?}");
+}
+
+#[test]
+fn only_disks_that_something_is_given_to_are_asked_whether_they_are_mounted() {
+    let scene = Scene::with([disk("sdb1"), disk("sdc1")]);
+    let registered = node(json!({"sdb1": entry("sdb1")}), json!({}), json!({}));
+    let mut change = wanted(&scene, &registered, &terms());
+    change.keep_mounted(&scene.disks, |disk| {
+        assert_eq!(disk.name, name("sdc1"));
+        false
+    });
+    assert!(change.disks.is_empty() && change.added.is_empty());
+    assert_eq!(change.annotations.get(PATHS), None);
+}
+
+#[test]
 fn scheduling_that_a_person_switched_off_is_not_switched_on() {
     let mut theirs = entry("sdb1");
     theirs["allowScheduling"] = json!(false);

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Instant};
 
 use super::{
     super::{
-        audit::{PATHS, audit},
+        audit::audit,
         disks::is_mounted,
         finding::{Finding, Kind},
         node::Node,
@@ -104,18 +104,13 @@ impl Registrar {
         }
     }
 
-    /// Drops entries of disks that are not mounted at this very moment,
-    /// whatever the round saw.
+    /// Drops entries of disks that are not mounted at this very moment, and
+    /// leaves those of them switched off that are, whatever the round saw.
     fn verify(&self, change: &mut Change, picture: &Picture) {
-        for disk in &picture.disks {
+        change.keep_mounted(&picture.disks, |disk| {
             let there = |devno| is_mounted(&self.settings.host, &disk.path, devno);
-            if change.added.contains(&disk.name) && !disk.mounted.is_some_and(there) {
-                change.added.remove(&disk.name);
-                change.disks.remove(disk.name.as_str());
-                // The next step finds what is to be said of paths.
-                change.annotations.remove(PATHS);
-            }
-        }
+            disk.mounted.is_some_and(there)
+        });
     }
 
     fn summarise(

@@ -19,7 +19,7 @@ use super::{
     connection::Connection,
 };
 use crate::{
-    ledger::{Ledger, LedgerError, ReleasePhase, Standing},
+    ledger::{Before, Ledger, LedgerError, ReleasePhase, Standing},
     observe::longhorn_disk::LonghornDisk,
     releases::Told,
     text::chain,
@@ -163,21 +163,15 @@ impl Leaving {
         self.evicted.retain(|name, _| names.contains(name));
         for (uuid, release) in &standing.releases {
             let name = &release.name;
+            let before = release.phase.before();
             match release.phase {
                 ReleasePhase::Left => {}
-                ReleasePhase::Leaving { schedulable_before } => {
-                    self.leave(
-                        facts,
-                        *uuid,
-                        name,
-                        schedulable_before,
-                        may_remove,
-                        &mut wanted,
-                    );
+                ReleasePhase::Leaving { .. } => {
+                    self.leave(facts, *uuid, name, before, may_remove, &mut wanted);
                 }
-                ReleasePhase::Returning { schedulable_before } => {
+                ReleasePhase::Returning { .. } => {
                     let entry = facts.node.spec.disks.get(name.as_str());
-                    match release::restore(entry, schedulable_before) {
+                    match before.and_then(|before| release::restore(entry, before)) {
                         Some(restored) => {
                             let fields = json!({
                                 "evictionRequested": false,
@@ -202,7 +196,7 @@ impl Leaving {
         facts: &Facts<'_>,
         uuid: Uuid,
         name: &DiskName,
-        schedulable_before: Option<bool>,
+        before: Option<Before>,
         may_remove: bool,
         wanted: &mut Wanted,
     ) {
@@ -224,7 +218,7 @@ impl Leaving {
             name,
             path: &path,
             replicas,
-            schedulable_before,
+            before,
         };
         let step = release::step(&seen);
         if let Step::CheckReplicas | Step::Remove | Step::Wait(_) = &step {
@@ -247,7 +241,10 @@ impl Leaving {
             }
             Step::Disable => {
                 let entry = node.spec.disks.get(name.as_str());
-                let before = entry.is_some_and(|entry| entry.allow_scheduling);
+                let before = Before {
+                    schedulable: entry.is_some_and(|entry| entry.allow_scheduling),
+                    evicting: entry.is_some_and(|entry| entry.eviction_requested),
+                };
                 // Taken down before it is changed: who calls it off finds what
                 // to put back.
                 if self.kept(name, self.ledger.leaving(uuid, before)) {

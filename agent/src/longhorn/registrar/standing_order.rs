@@ -72,7 +72,7 @@ impl StandingOrder {
         if soon && (self.says.is_none() || self.says.as_ref() == Some(&wanted)) {
             return false;
         }
-        match make(api, &wanted, facts.mount_root).await {
+        match make(api, &wanted, facts).await {
             Ok(finding) => {
                 self.finding = finding;
                 let news = self.says.as_ref() != Some(&wanted);
@@ -93,12 +93,12 @@ impl StandingOrder {
 async fn make(
     api: &mut Connection,
     ours: &[Value],
-    mount_root: &str,
+    facts: &Facts<'_>,
 ) -> Result<Option<Finding>, Failure> {
     let node = api.kubernetes_node().await?.metadata;
     let version = node.resource_version.unwrap_or_default();
     let annotations = node.annotations.as_ref();
-    let patch = match default_disks::patch(ours, mount_root, annotations, &version) {
+    let patch = match default_disks::patch(ours, facts, annotations, &version) {
         Ok(patch) => patch,
         // Whatever it is, Longhorn does not follow it either.
         Err(why) => return Ok(Some(Finding::of_node(Kind::DefaultDisksIgnored, why))),

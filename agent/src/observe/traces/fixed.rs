@@ -165,6 +165,8 @@ static STRUCTURES: &[Structure] = &[
             same: &[(23, 36)],
         },
     ),
+    // lib/blob/blobstore.h of SPDK, `SPDK_BS_SUPER_BLOCK_SIG`.
+    row(Owner::Spdk, "spdk_blobstore", 0, b"SPDKBLOB").after_start(&[0]),
     row(
         Owner::Gfs2,
         "gfs2",

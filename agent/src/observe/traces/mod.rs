@@ -66,6 +66,8 @@ pub enum Owner {
     Ocfs2,
     /// Ceph's BlueStore.
     Bluestore,
+    /// SPDK's blobstore, in which Longhorn's V2 engine keeps volumes.
+    Spdk,
     /// GFS2.
     Gfs2,
     /// DRBD with metadata on the disk itself.
@@ -195,6 +197,7 @@ fn look(owner: Owner, piece: &Piece, reader: &mut Reader<'_>) -> io::Result<Vec<
         Owner::Partition => partition::look(piece, reader),
         Owner::Ocfs2
         | Owner::Bluestore
+        | Owner::Spdk
         | Owner::Gfs2
         | Owner::Drbd
         | Owner::Asm

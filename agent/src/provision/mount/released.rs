@@ -14,32 +14,30 @@ use crate::{
 };
 
 /// Unmounts a disk that a person has released, whoever mounted it at its place.
-/// Never lazily, and after what was written to it is on the disk.
+/// Never lazily, and after what was written to it is on the disk. That may take
+/// minutes, so what allows it is asked again after that; `needed` says why others
+/// need the disk, where they do.
 ///
 /// # Errors
 /// When it was taken back meanwhile, something else is mounted there or on top
-/// of it, or it is still in use.
+/// of it, or it is needed or still in use.
 pub fn unmount_released(
     name: &DiskName,
     devno: DevNo,
     around: &Surroundings,
+    needed: impl Fn() -> Option<String>,
 ) -> Result<(), ProvisionError> {
     let place = around.mount_root.join(name.as_str());
-    let standing = around.state.ledger.standing();
-    let standing = standing
-        .known()
-        .map_err(|why| ProvisionError::Unidentified(why.clone()))?;
-    let released = standing.release_of(name);
-    if released.is_none_or(|(filesystem, _)| !standing.has_left(filesystem)) {
-        return Err(ProvisionError::TakenBack(name.clone()));
-    }
-    for table in [around.host.own_mountinfo(), around.host.init_mountinfo()] {
-        match mounts_at(&table, &place)?.as_slice() {
-            [only] if only.devno == devno && only.root == "/" => {}
-            others => return Err(not_seen(&place, others.last())),
+    let check = || {
+        if let Some(why) = needed() {
+            return Err(ProvisionError::Needed(why));
         }
-    }
+        check_alone(&place, devno, around)?;
+        check_left(name, around)
+    };
+    check()?;
     write_out(&place);
+    check()?;
     match nix::mount::umount2(&place, nix::mount::MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) => {}
         Err(nix::errno::Errno::EBUSY) => return Err(ProvisionError::InUse(place)),
@@ -52,6 +50,30 @@ pub fn unmount_released(
         None => Ok(()),
         left => Err(not_seen(&place, left.as_ref())),
     }
+}
+
+/// A disk that a person has taken back stays mounted.
+fn check_left(name: &DiskName, around: &Surroundings) -> Result<(), ProvisionError> {
+    let standing = around.state.ledger.standing();
+    let standing = standing
+        .known()
+        .map_err(|why| ProvisionError::Unidentified(why.clone()))?;
+    let released = standing.release_of(name);
+    if released.is_none_or(|(filesystem, _)| !standing.has_left(filesystem)) {
+        return Err(ProvisionError::TakenBack(name.clone()));
+    }
+    Ok(())
+}
+
+/// Nothing else is mounted at the place of a disk, below it or on top.
+fn check_alone(place: &Path, devno: DevNo, around: &Surroundings) -> Result<(), ProvisionError> {
+    for table in [around.host.own_mountinfo(), around.host.init_mountinfo()] {
+        match mounts_at(&table, place)?.as_slice() {
+            [only] if only.devno == devno && only.root == "/" => {}
+            others => return Err(not_seen(place, others.last())),
+        }
+    }
+    Ok(())
 }
 
 /// Has what was written to a filesystem put on its disk. The unmount does that

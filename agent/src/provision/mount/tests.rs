@@ -56,7 +56,11 @@ impl Bench {
     }
 
     fn unmount(&self) -> ProvisionError {
-        let unmounted = unmount_released(&self.name, DEVNO, &self.around);
+        self.unmount_unless(|| None)
+    }
+
+    fn unmount_unless(&self, needed: impl Fn() -> Option<String>) -> ProvisionError {
+        let unmounted = unmount_released(&self.name, DEVNO, &self.around, needed);
         unmounted.expect_err("nothing is mounted there")
     }
 }
@@ -86,6 +90,33 @@ fn what_was_taken_back_in_the_meantime_stays_mounted() {
     assert!(matches!(bench.unmount(), ProvisionError::TakenBack(_)));
     fs::write(bench.root.path().join("ledger.json"), "{").expect("a file");
     assert!(matches!(bench.unmount(), ProvisionError::Unidentified(_)));
+}
+
+#[test]
+fn what_is_taken_back_registered_or_covered_while_it_is_written_out_stays_mounted() {
+    // What happens between the two times that the question is put.
+    let meanwhile = |bench: &Bench, happens: &dyn Fn(&Bench) -> Option<String>| {
+        let asked = std::cell::Cell::new(0);
+        let error = bench.unmount_unless(|| {
+            asked.set(asked.get() + 1);
+            (asked.get() == 2).then(|| happens(bench)).flatten()
+        });
+        assert_eq!(asked.get(), 2);
+        error
+    };
+    let error = meanwhile(&Bench::left(), &|bench| {
+        bench.around.state.ledger.call_off(DISK).expect("kept");
+        None
+    });
+    assert!(matches!(error, ProvisionError::TakenBack(_)), "{error}");
+    let error = meanwhile(&Bench::left(), &|_| Some("Longhorn has it".to_owned()));
+    assert!(matches!(error, ProvisionError::Needed(_)), "{error}");
+    let error = meanwhile(&Bench::left(), &|bench| {
+        bench.mounted(&["1", "self"], &["8:17 /", "0:50 /"]);
+        None
+    });
+    let covered = matches!(error, ProvisionError::MountNotSeen { .. });
+    assert!(covered, "{error}");
 }
 
 #[test]

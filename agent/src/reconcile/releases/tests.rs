@@ -1,6 +1,6 @@
 //! What becomes of each request, without a disk and without a cluster.
 
-use std::fs;
+use std::{fs, os::unix::fs::MetadataExt, path::PathBuf};
 
 use clap::Parser;
 use tokio::sync::watch;
@@ -11,6 +11,7 @@ use crate::{
     claim::ClaimId,
     config::{Options, Settings},
     decide::{Managed, Provision, Reason},
+    ledger::{Before, ReleasePhase},
     provision::Phase,
     reconcile::Work,
     releases::ReleaseState,
@@ -36,7 +37,10 @@ impl Bench {
     fn new(longhorn: View) -> Self {
         let state = tempfile::tempdir().expect("a directory");
         let directory = state.path().to_str().expect("UTF-8");
-        let line = Line::parse_from(["x", "--state-dir", directory, "--host-root", directory]);
+        let mount_root = format!("{directory}/mnt");
+        let mut line = vec!["x", "--state-dir", directory, "--host-root", directory];
+        line.extend(["--mount-root", &mount_root]);
+        let line = Line::parse_from(line);
         let settings: Settings = line.options.into_settings().expect("settings");
         let (heard, view) = watch::channel(longhorn);
         let (mut reconciler, _) = Reconciler::new(settings, view);
@@ -52,12 +56,59 @@ impl Bench {
         reconciler
             .verdicts
             .insert("sdb".to_owned(), Verdict::Managed(managed));
-        Self {
+        let bench = Self {
             reconciler,
             claim,
             state,
             longhorn: heard,
+        };
+        fs::create_dir_all(bench.place()).expect("a place");
+        bench.mounted(true);
+        bench
+    }
+
+    /// Where the disk is mounted.
+    fn place(&self) -> PathBuf {
+        self.state.path().join("mnt/sdb1")
+    }
+
+    /// Whether the host's tables have it there.
+    fn mounted(&self, there: bool) {
+        let found = fs::metadata(self.place()).expect("metadata");
+        let devno = crate::units::DevNo::from_raw(found.dev());
+        let place = self.place();
+        let line = format!("2 1 {devno} / {} rw - ext4 /dev/sdb1 rw\n", place.display());
+        for process in ["1", "self"] {
+            let directory = self.state.path().join("proc").join(process);
+            fs::create_dir_all(&directory).expect("a directory");
+            let table = if there { line.as_str() } else { "" };
+            fs::write(directory.join("mountinfo"), table).expect("a table");
         }
+    }
+
+    /// Longhorn has used it, and has these things on it.
+    fn holds(&self, things: &[&str]) {
+        let config = self.place().join("longhorn-disk.cfg");
+        fs::write(config, r#"{"diskUUID":"u"}"#).expect("written");
+        for thing in things {
+            fs::create_dir_all(self.place().join(thing)).expect("a directory");
+        }
+    }
+
+    /// What Longhorn has registered at a path below the mount root.
+    fn registered(&self, path: &str) -> View {
+        let root = self.state.path().join("mnt");
+        registered(&format!("{}{path}", root.display()))
+    }
+
+    /// Serves, after what is read first was heard.
+    fn serve_what_is_read(&mut self) -> usize {
+        assert_eq!(self.serve(), 0);
+        let waits = self.told("sdb1");
+        assert!(matches!(waits, Some(Told::Waiting(_))), "{waits:?}");
+        let news = self.reconciler.news.1.blocking_recv().expect("news");
+        assert!(self.reconciler.take(news).is_some(), "it is looked again");
+        self.serve()
     }
 
     fn hear(&self, view: View) {
@@ -66,11 +117,18 @@ impl Bench {
 
     fn ask(&self, wish: Wish, name: &str) {
         let name = name.parse().expect("a name");
-        let request = Request { name, wish };
+        self.post(&Request {
+            name,
+            wish,
+            even_with_replicas: false,
+        });
+    }
+
+    fn post(&self, request: &Request) {
         self.reconciler
             .releasing
             .mailbox
-            .post(&request)
+            .post(request)
             .expect("asked");
     }
 
@@ -108,9 +166,12 @@ fn name(text: &str) -> DiskName {
     text.parse().expect("a name")
 }
 
-const LEAVING: Option<ReleasePhase> = Some(ReleasePhase::Leaving {
-    schedulable_before: None,
-});
+const LEAVING: Option<ReleasePhase> = Some(ReleasePhase::UNTOUCHED);
+
+const DISABLED: Before = Before {
+    schedulable: false,
+    evicting: false,
+};
 
 #[test]
 fn without_longhorn_a_disk_leaves_at_once_and_with_it_when_longhorn_has_let_it_go() {
@@ -122,7 +183,12 @@ fn without_longhorn_a_disk_leaves_at_once_and_with_it_when_longhorn_has_let_it_g
     ] {
         let mut bench = Bench::new(longhorn.clone());
         bench.ask(Wish::Release, "sdb1");
-        assert_eq!(bench.serve(), 1);
+        let answered = if longhorn == View::Off {
+            bench.serve_what_is_read()
+        } else {
+            bench.serve()
+        };
+        assert_eq!(answered, 1);
         assert_eq!(bench.phase(), phase, "{longhorn}");
         assert_eq!(bench.open(), 0);
         // Done again after a crash, it is the same.
@@ -138,13 +204,10 @@ fn a_disk_that_longhorn_was_asked_to_empty_does_not_leave_because_longhorn_is_of
     let uuid = bench.claim.partition_guid;
     let ledger = bench.reconciler.around.state.ledger.clone();
     ledger.release(uuid, &name("sdb1")).expect("released");
-    ledger.leaving(uuid, true).expect("kept");
+    ledger.leaving(uuid, DISABLED).expect("kept");
     bench.ask(Wish::Release, "sdb1");
     bench.serve();
-    let asked = Some(ReleasePhase::Leaving {
-        schedulable_before: Some(true),
-    });
-    assert_eq!(bench.phase(), asked);
+    assert_eq!(bench.phase(), Some(ReleasePhase::leaving(DISABLED)));
 }
 
 #[test]
@@ -174,8 +237,53 @@ fn what_was_asked_with_longhorn_on_does_not_leave_by_an_agent_that_does_not_ask_
     bench.serve();
     assert_eq!(bench.phase(), None);
     bench.ask(Wish::Release, "sdb1");
-    bench.serve();
+    bench.serve_what_is_read();
     assert_eq!(bench.phase(), Some(ReleasePhase::Left));
+}
+
+#[test]
+fn a_disk_with_replicas_leaves_an_agent_that_does_not_ask_longhorn_only_in_so_many_words() {
+    for things in [&["replicas/pvc-1-r"][..], &["backing-images/b"]] {
+        let mut bench = Bench::new(View::Off);
+        bench.holds(things);
+        bench.ask(Wish::Release, "sdb1");
+        assert_eq!(bench.serve_what_is_read(), 1);
+        assert_eq!(bench.phase(), None);
+        let Some(Told::Refused(why)) = bench.told("sdb1") else {
+            panic!("not refused: {:?}", bench.told("sdb1"));
+        };
+        assert!(why.starts_with("Longhorn has 1 "), "{why}");
+        assert!(why.contains("connect it to the cluster"), "{why}");
+        // Asked again it is read again.
+        bench.ask(Wish::Release, "sdb1");
+        assert_eq!(bench.serve_what_is_read(), 1);
+        assert_eq!(bench.phase(), None);
+        bench.post(&Request {
+            name: name("sdb1"),
+            wish: Wish::Release,
+            even_with_replicas: true,
+        });
+        assert_eq!(bench.serve(), 1);
+        assert_eq!(bench.phase(), Some(ReleasePhase::Left));
+    }
+    // Emptied by a person, it leaves.
+    let mut bench = Bench::new(View::Off);
+    bench.holds(&["replicas", "backing-images"]);
+    bench.ask(Wish::Release, "sdb1");
+    assert_eq!(bench.serve_what_is_read(), 1);
+    assert_eq!(bench.phase(), Some(ReleasePhase::Left));
+}
+
+#[test]
+fn where_longhorn_is_asked_no_word_of_a_person_leaves_replicas_behind() {
+    let mut bench = Bench::new(View::Connecting);
+    bench.post(&Request {
+        name: name("sdb1"),
+        wish: Wish::Release,
+        even_with_replicas: true,
+    });
+    assert_eq!(bench.serve(), 1);
+    assert_eq!(bench.phase(), LEAVING);
 }
 
 #[test]
@@ -209,13 +317,11 @@ fn a_disk_is_taken_back_and_longhorns_entry_first_where_it_was_changed() {
     bench.serve();
     let ledger = bench.reconciler.around.state.ledger.clone();
     ledger
-        .leaving(bench.claim.partition_guid, false)
+        .leaving(bench.claim.partition_guid, DISABLED)
         .expect("kept");
     bench.ask(Wish::Cancel, "sdb1");
     bench.serve();
-    let returning = ReleasePhase::Returning {
-        schedulable_before: false,
-    };
+    let returning = ReleasePhase::returning(DISABLED);
     assert_eq!((bench.phase(), bench.told("sdb1")), (Some(returning), None));
 }
 
@@ -232,7 +338,7 @@ fn a_disk_that_is_worked_on_is_released_when_the_work_is_done() {
     assert_eq!((bench.phase(), bench.open()), (None, 1));
     assert!(matches!(bench.told("sdb1"), Some(Told::Waiting(why)) if why.contains("sdb is")));
     bench.reconciler.working.clear();
-    assert_eq!(bench.serve(), 1);
+    assert_eq!(bench.serve_what_is_read(), 1);
     assert_eq!(bench.phase(), Some(ReleasePhase::Left));
     assert_eq!(bench.told("sdb1"), None);
 }
@@ -281,6 +387,7 @@ fn what_is_no_disk_of_ours_is_refused_and_nothing_is_kept_of_it() {
 fn a_disk_that_fails_or_is_away_is_released_by_what_the_ledger_has_of_it() {
     for verdict in [Some(Reason::ProbeFailed), Some(Reason::NotAnswering), None] {
         let mut bench = Bench::new(View::Off);
+        bench.mounted(false);
         let uuid = bench.claim.partition_guid;
         let ledger = bench.reconciler.around.state.ledger.clone();
         ledger.keep(uuid, &name("sdb1")).expect("mounted before");
@@ -289,8 +396,19 @@ fn a_disk_that_fails_or_is_away_is_released_by_what_the_ledger_has_of_it() {
             let refused = Verdict::Refused(reason.into());
             bench.reconciler.verdicts.insert("sdb".to_owned(), refused);
         }
+        // What Longhorn has on it nobody can tell.
         bench.ask(Wish::Release, "sdb1");
-        bench.serve();
+        assert_eq!(bench.serve_what_is_read(), 1);
+        assert_eq!(bench.phase(), None, "{verdict:?}");
+        let told = bench.told("sdb1");
+        let unread = matches!(&told, Some(Told::Refused(why)) if why.contains("cannot be read"));
+        assert!(unread, "{told:?}");
+        bench.post(&Request {
+            name: name("sdb1"),
+            wish: Wish::Release,
+            even_with_replicas: true,
+        });
+        assert_eq!(bench.serve(), 1);
         assert_eq!(bench.phase(), Some(ReleasePhase::Left), "{verdict:?}");
     }
 }
@@ -306,6 +424,10 @@ fn what_somebody_mounts_again_each_time_is_unmounted_ever_more_seldom() {
     let releasing = &mut bench.reconciler.releasing;
     assert!(releasing.may_unmount(&name("sdb1"), Instant::now()));
     let mut last = Duration::ZERO;
+    // The pause is longer by now than this test may stand still.
+    for _ in 0..5 {
+        releasing.unmounted(&name("sdb1"), None);
+    }
     for times in 0..4 {
         let now = Instant::now();
         bench.reconciler.releasing.unmounted(&name("sdb1"), None);
@@ -330,13 +452,14 @@ fn what_cannot_be_taken_down_waits_and_is_told() {
     for wish in [Wish::Release, Wish::Cancel] {
         bench.reconciler.releasing.unserved.forget("sdb1");
         bench.ask(wish, "sdb1");
+        let now = Instant::now();
         assert_eq!((bench.serve(), bench.open()), (0, 1));
         let told = bench.told("sdb1");
         assert!(
             matches!(&told, Some(Told::Waiting(why)) if why.contains("ledger")),
             "{told:?}"
         );
-        assert!(bench.reconciler.releasing.next(Instant::now()).is_some());
+        assert!(bench.reconciler.releasing.next(now).is_some());
     }
 }
 
@@ -348,7 +471,7 @@ fn before_the_first_round_nothing_is_answered() {
     assert_eq!((bench.serve(), bench.open()), (0, 1));
     bench.reconciler.rounds = 1;
     assert!(bench.reconciler.has_unseen_requests());
-    assert_eq!(bench.serve(), 1);
+    assert_eq!(bench.serve_what_is_read(), 1);
     assert!(!bench.reconciler.has_unseen_requests());
 }
 
@@ -380,22 +503,19 @@ fn registered(path: &str) -> View {
 #[tokio::test]
 async fn what_longhorn_has_registered_again_is_not_unmounted_until_its_entry_is_gone() {
     let released = has_left(true, &["sdb1"]);
-    for path in [
-        "/mnt/longhorn/sdb1",
-        "/mnt//longhorn/./sdb1/",
-        "/mnt/longhorn/sda1/../sdb1",
-        "/mnt/longhorn/sdb1/inside",
-    ] {
-        let mut bench = Bench::new(registered(path));
+    for path in ["/sdb1", "//./sdb1/", "/sda1/../sdb1", "/sdb1/inside"] {
+        let mut bench = Bench::new(View::Connecting);
+        let registered = bench.registered(path);
+        bench.hear(registered.clone());
         bench.reconciler.unmount_released(&released);
         let releasing = &bench.reconciler.releasing;
         assert!(releasing.unmounting.is_empty(), "{path}");
         let inventory = released_host();
-        let rows = releasing.rows(&inventory, &released, &registered(path));
+        let rows = releasing.rows(&inventory, &released, &registered);
         let why = rows.into_iter().find_map(|row| row.detail);
         let why = why.expect("what it waits for");
         assert!(why.contains("again, as theirs"), "{why}");
-        bench.hear(registered("/mnt/longhorn/sdb12"));
+        bench.hear(bench.registered("/sdb12"));
         bench.reconciler.unmount_released(&released);
         let releasing = &bench.reconciler.releasing;
         assert!(releasing.is_unmounting(&name("sdb1")), "{path}");
@@ -437,6 +557,13 @@ async fn what_is_unmounted_here_is_asked_for_until_nobody_has_it_mounted_elsewhe
         let failure = failure.map(str::to_owned);
         let news = News::Unused(one(), partitions, failure);
         assert!(bench.reconciler.take(news).is_some(), "it is looked again");
+        if bench.reconciler.releasing.busy.error_of("sdb1").is_some() {
+            // The pause is longer than this test may stand still.
+            for _ in 0..6 {
+                let busy = &mut bench.reconciler.releasing.busy;
+                busy.failed("sdb1", "in use".to_owned(), Instant::now());
+            }
+        }
         bench.reconciler.unmount_released(&unmounted);
         assert!(!bench.reconciler.releasing.is_unmounting(&one()));
     };

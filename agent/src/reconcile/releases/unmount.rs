@@ -147,10 +147,13 @@ impl Reconciler {
 
     fn begin(&self, name: DiskName, due: Due) {
         let (around, news) = (self.around.clone(), self.news.0.clone());
+        let longhorn = self.longhorn.clone();
+        let place = Path::new(&self.settings.policy.mount_root).join(name.as_str());
         let _detached: JoinHandle<()> = tokio::task::spawn_blocking(move || {
             let told = match due {
                 Due::Unmount(devno) => {
-                    let unmounted = provision::unmount_released(&name, devno, &around);
+                    let needed = || not_registered_at(&place, &longhorn.borrow()).err();
+                    let unmounted = provision::unmount_released(&name, devno, &around, needed);
                     if unmounted.is_ok() {
                         tracing::info!(%name, "unmounted: it was released");
                     }
@@ -168,29 +171,31 @@ impl Reconciler {
         });
     }
 
-    /// Whether Longhorn has nothing at the place of a disk, as last heard: what
-    /// has left may be registered again by a person, and would be taken away
-    /// below Longhorn's replicas. Before Longhorn has been heard, after a start
-    /// or while the cluster is away, nobody knows.
     fn not_registered_at_place_of(&self, name: &DiskName) -> Result<(), String> {
         let place = Path::new(&self.settings.policy.mount_root).join(name.as_str());
-        let view = self.longhorn.borrow();
-        match &*view {
-            View::Present { disks, .. } => {
-                let mut entries = disks.iter();
-                match entries.find(|(_, disk)| audit::clean(&disk.path).starts_with(&place)) {
-                    Some((entry, _)) => Err(format!(
-                        "Longhorn has it again, as {entry}: remove that entry in Longhorn first"
-                    )),
-                    None => Ok(()),
-                }
+        not_registered_at(&place, &self.longhorn.borrow())
+    }
+}
+
+/// Whether Longhorn has nothing at the place of a disk, as last heard: what has
+/// left may be registered again by a person, and would be taken away below
+/// Longhorn's replicas. Before Longhorn has been heard, after a start or while
+/// the cluster is away, nobody knows.
+fn not_registered_at(place: &Path, view: &View) -> Result<(), String> {
+    match view {
+        View::Present { disks, .. } => {
+            let mut entries = disks.iter();
+            match entries.find(|(_, disk)| audit::clean(&disk.path).starts_with(place)) {
+                Some((entry, _)) => Err(format!(
+                    "Longhorn has it again, as {entry}: remove that entry in Longhorn first"
+                )),
+                None => Ok(()),
             }
-            View::Connecting | View::Unreachable { .. } | View::Forbidden { .. } => Err(format!(
-                "whether Longhorn has it again is not known: {}",
-                &*view
-            )),
-            View::Off | View::NotInstalled | View::Absent => Ok(()),
         }
+        View::Connecting | View::Unreachable { .. } | View::Forbidden { .. } => Err(format!(
+            "whether Longhorn has it again is not known: {view}"
+        )),
+        View::Off | View::NotInstalled | View::Absent => Ok(()),
     }
 }
 

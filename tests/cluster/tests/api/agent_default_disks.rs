@@ -6,7 +6,7 @@ use cluster_fixtures::{
     longhorn_cluster::{LonghornCluster, manifest, manifests, until},
     server::Options,
 };
-use disk_discovery::longhorn::finding::Kind;
+use disk_discovery::longhorn::{finding::Kind, status::State};
 use serde_json::{Value, json};
 
 const ANNOTATION: &str = "node.longhorn.io/default-disks-config";
@@ -114,10 +114,12 @@ fn by_default_the_kubernetes_node_is_not_even_read() {
         default_disks: false,
         ..options()
     };
-    let _agent = cluster.agent(&host, &off);
-    until("it is registered", || {
-        !cluster.entry("k3s2", "sdb1").is_null()
+    let agent = cluster.agent(&host, &off);
+    until("it is registered, and told", || {
+        let status = agent.status.borrow();
+        status.state == State::Current && status.requests.contains_key(&("tell", "ok"))
     });
+    assert!(!cluster.entry("k3s2", "sdb1").is_null());
     let requests = cluster.requests();
     let core = requests
         .iter()

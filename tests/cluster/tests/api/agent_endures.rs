@@ -1,11 +1,7 @@
 //! What the agent goes through: an API server that is away, slow or out of its
 //! mind, other writers, a second agent, tokens that end.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-    time::Duration,
-};
+use std::{thread, time::Duration};
 
 use cluster_fixtures::{
     cluster::POLICIES,
@@ -106,7 +102,7 @@ fn an_api_server_that_takes_half_a_minute_for_each_answer_is_worked_with() {
     until_within(patience, "it is registered", || {
         registered(&cluster, "k3s2", "sdb1")
     });
-    assert!(cluster.is_clean(&agent));
+    until("nothing is wrong", || cluster.is_clean(&agent));
 }
 
 #[test]
@@ -198,47 +194,6 @@ fn a_watch_that_is_too_old_begins_anew() {
 }
 
 #[test]
-fn a_storm_of_other_writers_loses_neither_sides_fields() {
-    let cluster = LonghornCluster::new();
-    let host = SimulatedHost::new("k3s2");
-    let _manager = cluster.manager(&[&host]);
-    let agent = cluster.agent(&host, &hurried());
-    until("the node is there", || {
-        is_current(&agent) && !cluster.node("k3s2").is_null()
-    });
-    let stop = AtomicBool::new(false);
-    let written = thread::scope(|scope| {
-        let storm = scope.spawn(|| {
-            let mut written = 0;
-            while !stop.load(Ordering::Relaxed) {
-                let value = (written + 1).to_string();
-                let patch = json!({"metadata": {"annotations": {"theirs/count": value}}});
-                if cluster.try_patch("k3s2", &patch).is_ok() {
-                    written += 1;
-                }
-                thread::sleep(Duration::from_millis(10));
-            }
-            written
-        });
-        for disk in ["sdb1", "sdc1", "sdd1"] {
-            host.provision(disk);
-            until("it is registered", || registered(&cluster, "k3s2", disk));
-        }
-        stop.store(true, Ordering::Relaxed);
-        storm.join().expect("the storm")
-    });
-    assert!(written > 0);
-    let count = cluster.node("k3s2")["metadata"]["annotations"]["theirs/count"].clone();
-    assert_eq!(count, written.to_string());
-    let paths = cluster.node("k3s2")["metadata"]["annotations"]["node.longhorn.io/paths"].clone();
-    assert_eq!(
-        paths,
-        "/mnt/longhorn/sdb1,/mnt/longhorn/sdc1,/mnt/longhorn/sdd1"
-    );
-    until("all is current", || is_current(&agent));
-}
-
-#[test]
 fn who_takes_back_each_write_is_named_and_not_fought_with() {
     let cluster = LonghornCluster::new();
     let host = SimulatedHost::new("k3s2");
@@ -265,14 +220,17 @@ fn of_two_agents_for_one_node_the_first_goes_on_and_the_second_says_so() {
         registered(&cluster, "k3s2", "sdb1") && is_current(&agent)
     });
     let before = cluster.node("k3s2")["spec"].clone();
-    // On another host, with a token for this node, by a mistake of a person.
+    // On another host, with a token for this node, by a mistake of a person. It is
+    // in no hurry: the first has as long for its answer as it has in earnest.
     let mistaken = AgentOptions {
         node_name: Some("k3s2".to_owned()),
-        ..hurried()
+        ..AgentOptions::default()
     };
     let second = cluster.agent_by(&other, &mistaken, &cluster.way("k3s2"));
     until("it says so", || is_told(&second, Kind::AnotherAgent));
-    assert!(is_current(&agent) && cluster.is_clean(&agent));
+    until("the first goes on", || {
+        is_current(&agent) && cluster.is_clean(&agent)
+    });
     assert_eq!(cluster.node("k3s2")["spec"], before);
     cluster.cluster.forget_requests();
     for _ in 0..50 {
@@ -296,7 +254,7 @@ fn a_host_that_was_installed_anew_takes_its_node_over() {
     until("it is registered", || {
         registered(&cluster, "k3s2", "sdb1") && is_current(&agent)
     });
-    drop(agent);
+    agent.end();
     again.adopt("sdb1");
     again.provision("sdc1");
     let agent = cluster.agent(&again, &hurried());
@@ -319,10 +277,11 @@ fn an_agent_with_the_token_of_another_node_writes_nothing() {
     let _manager = cluster.manager(&[&host]);
     until("the node is there", || !cluster.node("k3s2").is_null());
     let agent = cluster.agent_by(&host, &hurried(), &cluster.way("k3s1"));
-    until("it says so", || is_told(&agent, Kind::AnotherAgent));
+    until("it says so", || {
+        let other = agent.detail(Kind::AnotherAgent);
+        other.is_some_and(|other| other.contains("k3s1"))
+    });
     assert!(!registered(&cluster, "k3s2", "sdb1"));
-    let detail = agent.status.borrow().findings[0].detail.clone();
-    assert!(detail.contains("k3s1"), "{detail}");
 }
 
 #[test]
@@ -371,12 +330,10 @@ fn missing_rights_are_told_by_name() {
     host.provision("sdb1");
     let _manager = cluster.manager(&[&host]);
     let agent = cluster.agent(&host, &hurried());
-    until("it is told", || is_told(&agent, Kind::NotPermitted));
-    let detail = agent.status.borrow().findings[0].detail.clone();
-    assert!(
-        detail.contains("cannot patch resource \"nodes\""),
-        "{detail}"
-    );
+    until("it is told which", || {
+        let right = agent.detail(Kind::NotPermitted);
+        right.is_some_and(|right| right.contains("cannot patch resource \"nodes\""))
+    });
 }
 
 #[test]

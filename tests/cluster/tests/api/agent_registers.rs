@@ -1,6 +1,9 @@
 //! What the agent writes to Longhorn, and what it leaves alone.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use cluster_fixtures::{
     admission::{Admission, Denied, Review},
@@ -8,7 +11,7 @@ use cluster_fixtures::{
     longhorn_cluster::{LonghornCluster, until},
 };
 use disk_discovery::{
-    config::{OnMissing, Reserved},
+    config::OnMissing,
     longhorn::{finding::Kind, status::State},
 };
 use serde_json::{Value, json};
@@ -71,51 +74,13 @@ fn a_mounted_disk_becomes_storage_without_a_person() {
     until("it is told", || {
         cluster.told("DiskProvisioned") == 1 && cluster.told("DiskAdopted") == 1
     });
-    assert!(cluster.is_clean(&agent));
+    until("nothing is wrong", || cluster.is_clean(&agent));
     let summary = annotation(&cluster, "k3s2", "disk-discovery/summary");
     let summary: Value = serde_json::from_str(summary.as_str().expect("a line")).expect("JSON");
     assert_eq!(
         (&summary["ok"], &summary["disks"], &summary["mounted"]),
         (&json!(true), &json!(2), &json!(2))
     );
-}
-
-#[test]
-fn what_a_user_sets_on_a_disk_survives_a_thousand_rounds_restarts_and_upgrades() {
-    let cluster = LonghornCluster::new();
-    let host = SimulatedHost::new("k3s2");
-    host.provision("sdb1");
-    let _manager = cluster.manager(&[&host]);
-    let mut agent = cluster.agent(&host, &hurried());
-    until("it is ready", || ready(&cluster, "k3s2", "sdb1"));
-    let theirs = json!({"allowScheduling": false, "tags": ["cold"], "storageReserved": 123_456});
-    cluster.patch("k3s2", &json!({"spec": {"disks": {"sdb1": theirs}}}));
-    let set = cluster.entry("k3s2", "sdb1");
-    // A version of the agent that wants everything else for new disks.
-    let other = AgentOptions {
-        tags: true,
-        reserved: Reserved::Percent(10),
-        on_missing: OnMissing::StopScheduling,
-        ..hurried()
-    };
-    for restart in 0..4 {
-        for _ in 0..250 {
-            host.round();
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        assert_eq!(cluster.entry("k3s2", "sdb1"), set);
-        drop(agent);
-        let options = if restart % 2 == 0 {
-            other.clone()
-        } else {
-            hurried()
-        };
-        agent = cluster.agent(&host, &options);
-        until("it has looked", || {
-            agent.status.borrow().state == State::Current
-        });
-    }
-    assert_eq!(cluster.entry("k3s2", "sdb1"), set);
 }
 
 #[test]
@@ -175,21 +140,24 @@ fn a_missing_disk_is_told_and_its_scheduling_goes_off_and_on_where_that_is_asked
         !schedulable("sdb1") && !schedulable("sdc1")
     });
     until("all three are missed", || cluster.told("DiskMissing") == 3);
-    assert!(is_told(&agent, Kind::DiskMissing));
     let listed = annotation(&cluster, "k3s2", "disk-discovery/stopped");
     assert_eq!(listed, "sdb1,sdc1");
     // An agent that is started in between finds the list on the Node.
-    drop(agent);
+    agent.end();
     let agent = cluster.agent(&host, &options);
+    until("it misses all three as well", || {
+        let status = agent.status.borrow();
+        let missing = status.findings.iter();
+        let missing = missing.filter(|found| found.kind == Kind::DiskMissing);
+        missing.count() == 3
+    });
     host.set_mounted("sdb1", true);
     host.set_mounted("sdd1", true);
     until("the one that is back is switched on", || {
         schedulable("sdb1")
     });
-    until("it is told", || {
-        cluster.told("DiskReturned") >= 1
-            || !is_told(&agent, Kind::DiskMissing)
-            || cluster.told("DiskMissing") >= 3
+    until("both are told to be back", || {
+        cluster.told("DiskReturned") == 2
     });
     assert!(!schedulable("sdd1") && !schedulable("sdc1"));
     let listed = annotation(&cluster, "k3s2", "disk-discovery/stopped");
@@ -324,9 +292,10 @@ fn a_node_whose_manifest_has_no_name_is_told_and_goes_on_when_it_is_mended() {
     let store = cluster.server().store();
     store.put("longhorn.io", "nodes", "longhorn-system", "k3s2", node);
     let agent = cluster.agent(&host, &hurried());
-    until("it is told", || is_told(&agent, Kind::RegistrationRejected));
-    let why = agent.status.borrow().findings[0].detail.clone();
-    assert!(why.contains("Spec.Name"), "{why}");
+    until("it is told why", || {
+        let why = agent.detail(Kind::RegistrationRejected);
+        why.is_some_and(|why| why.contains("Spec.Name"))
+    });
     let _manager = cluster.manager(&[&host]);
     cluster.patch(
         "k3s2",
@@ -336,19 +305,30 @@ fn a_node_whose_manifest_has_no_name_is_told_and_goes_on_when_it_is_mended() {
     until("nothing is wrong", || cluster.is_clean(&agent));
 }
 
+/// Since 1970. The names of Events hold it.
+fn hour() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.expect("a clock").as_secs() / 3600
+}
+
 #[test]
 fn refused_disks_are_told_once_and_not_again_by_the_next_agent() {
     let cluster = LonghornCluster::new();
     let host = SimulatedHost::new("k3s2");
     host.refuse("sdb1");
     let _manager = cluster.manager(&[&host]);
+    let begun = hour();
     for _ in 0..3 {
         let agent = cluster.agent(&host, &hurried());
         until("it has looked", || {
             host.round();
-            agent.status.borrow().state == State::Current
-                && agent.status.borrow().requests.contains_key(&("tell", "ok"))
+            // Looked at once: a writer that waits between two looks stops both.
+            let status = agent.status.borrow();
+            status.state == State::Current && status.requests.contains_key(&("tell", "ok"))
         });
     }
-    assert_eq!(cluster.told("DiskRefused"), 1);
+    // In another hour it is told once more.
+    let hours = 1 + hour().abs_diff(begun);
+    let told = u64::try_from(cluster.told("DiskRefused")).expect("a handful");
+    assert!((1..=hours).contains(&told), "{told} in {hours} hours");
 }

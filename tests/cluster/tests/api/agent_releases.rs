@@ -6,7 +6,10 @@ use cluster_fixtures::{
     longhorn_cluster::{LonghornCluster, until},
 };
 use disk_discovery::{
-    config::OnMissing, ledger::ReleasePhase, longhorn::status::State, releases::Told,
+    config::OnMissing,
+    ledger::{Before, ReleasePhase},
+    longhorn::status::State,
+    releases::Told,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -83,11 +86,25 @@ impl Scene {
         let told = self.agent.told.lock().expect("told");
         told.iter().map(|(_, told)| told.clone()).collect()
     }
+
+    /// Whether such a word of progress was told.
+    fn is_told(&self, words: &str) -> bool {
+        let progress = |told: &Told| matches!(told, Told::Progress(said) if said.contains(words));
+        self.told().iter().any(progress)
+    }
+
+    /// Bytes that Longhorn says are on the disk.
+    fn scheduled(&self) -> Option<i64> {
+        let node = self.cluster.node("k3s2");
+        node["status"]["diskStatus"]["sdb1"]["storageScheduled"].as_i64()
+    }
 }
 
 #[test]
 fn a_disk_that_is_released_leaves_when_its_replicas_have_and_stays_away() {
     let scene = Scene::new(&options());
+    // There is no room elsewhere yet.
+    scene.manager.evictions_hang(true);
     for _ in 0..3 {
         scene
             .manager
@@ -95,6 +112,9 @@ fn a_disk_that_is_released_leaves_when_its_replicas_have_and_stays_away() {
             .expect("placed");
     }
     scene.release();
+    until("it says what is left", || scene.is_told("3 replicas"));
+    assert!(!scene.entry().is_null());
+    scene.manager.evictions_hang(false);
     until("it has left", || scene.phase() == Some(ReleasePhase::Left));
     assert!(scene.entry().is_null());
     assert_eq!(
@@ -104,10 +124,8 @@ fn a_disk_that_is_released_leaves_when_its_replicas_have_and_stays_away() {
     let paths =
         scene.cluster.node("k3s2")["metadata"]["annotations"]["node.longhorn.io/paths"].clone();
     assert_eq!(paths, "/mnt/longhorn/sdc1");
-    let progress = |told: &Told| matches!(told, Told::Progress(words) if words.contains("replica"));
-    assert!(scene.told().iter().any(progress), "{:?}", scene.told());
     // Another round, another agent: it is not registered again.
-    drop(scene.agent);
+    scene.agent.end();
     let agent = scene.cluster.agent(&scene.host, &options());
     for _ in 0..50 {
         scene.host.round();
@@ -156,12 +174,15 @@ fn a_disk_that_stops_being_ready_on_its_way_is_not_removed() {
     until("it is evicted", || {
         scene.entry()["evictionRequested"] == true
     });
-    // Longhorn says 0 of what is scheduled there now, and would let it go.
+    until("Longhorn counts what is there", || {
+        scene.scheduled() == Some(1 << 30)
+    });
+    // It says 0 of what is scheduled there now, and would let it go.
     let file = scene.host.path("sdb1").join("longhorn-disk.cfg");
     let whole = std::fs::read(&file).expect("a file");
     std::fs::write(&file, "{").expect("written");
     until("Longhorn says that nothing is there", || {
-        scene.cluster.node("k3s2")["status"]["diskStatus"]["sdb1"]["storageScheduled"] == 0
+        scene.scheduled() == Some(0)
     });
     for _ in 0..50 {
         scene.host.round();
@@ -199,10 +220,7 @@ fn replicas_that_the_status_does_not_show_keep_a_disk() {
     scene.release();
     until("its replicas were counted", || {
         scene.host.round();
-        let requests = scene.cluster.requests();
-        requests
-            .iter()
-            .any(|seen| seen.resource == "replicas" && seen.verb == "list")
+        scene.is_told("1 replica")
     });
     assert!(!scene.entry().is_null());
     scene.cluster.server().store().delete(
@@ -220,26 +238,33 @@ fn replicas_that_the_status_does_not_show_keep_a_disk() {
 
 #[test]
 fn a_release_that_is_called_off_leaves_the_disk_as_people_had_it() {
-    for schedulable in [true, false] {
+    for (schedulable, evicting) in [(true, false), (false, false), (false, true)] {
         let scene = Scene::new(&options());
-        let theirs = json!({"allowScheduling": schedulable, "tags": ["theirs"]});
+        scene.manager.evictions_hang(true);
+        let theirs = json!({
+            "allowScheduling": schedulable, "evictionRequested": evicting, "tags": ["theirs"],
+        });
         scene
             .cluster
             .patch("k3s2", &json!({"spec": {"disks": {"sdb1": theirs}}}));
         let before = scene.entry();
-        scene.manager.evictions_hang(true);
         scene
             .manager
             .place_replica("k3s2", "sdb1", 1 << 30)
             .expect("placed");
         scene.release();
+        let known = Some(ReleasePhase::leaving(Before {
+            schedulable,
+            evicting,
+        }));
+        until("it is known how it was", || scene.phase() == known);
         until("it is evicted", || {
             scene.entry()["evictionRequested"] == true
         });
         scene.host.ledger().call_off(scene.uuid).expect("kept");
         scene.host.round();
-        until("it is as before", || scene.entry() == before);
         until("it is forgotten", || scene.phase().is_none());
+        assert_eq!(scene.entry(), before);
         until("it is told", || scene.told().contains(&Told::InUse));
     }
 }
@@ -263,7 +288,7 @@ fn a_release_goes_on_after_a_restart_of_the_agent_and_an_outage() {
         agent,
         uuid,
     } = scene;
-    drop(agent);
+    agent.end();
     cluster
         .server()
         .mood(cluster_fixtures::server::Mood::Refusing);
@@ -293,6 +318,5 @@ fn a_disk_that_leaves_is_neither_missed_nor_rescheduled() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     assert_eq!(scene.cluster.told("DiskMissing"), 0);
-    let findings = scene.agent.status.borrow().findings.clone();
-    assert_eq!(findings, []);
+    until("nothing is wrong", || scene.cluster.is_clean(&scene.agent));
 }

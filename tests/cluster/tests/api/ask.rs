@@ -20,7 +20,7 @@ use kube::{Client, client::Body};
 use serde_json::{Value, json};
 
 /// Long enough for any machine; only a failure waits for it.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(3);
 
 pub const MERGE: &str = "application/merge-patch+json";
 pub const JSON_PATCH: &str = "application/json-patch+json";
@@ -46,6 +46,7 @@ impl Place {
         let endpoint = cluster.admin().clone();
         let client = endpoint.client();
         install(&client, &longhorn_node_crd()).await;
+        discovered(&client).await;
         let new = json!({
             "apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "test-"},
         });
@@ -115,6 +116,34 @@ pub async fn install(client: &Client, definition: &Value) {
     };
     let served = tokio::time::timeout(PATIENCE, served).await;
     served.expect("the definition is served");
+}
+
+/// Until Longhorn's Nodes are in the list by which `kubectl` finds what there is. A
+/// real API server serves a kind some time before.
+async fn discovered(client: &Client) {
+    const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
+        application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
+    let there = async {
+        loop {
+            let request = Request::get("/apis").header(header::ACCEPT, AGGREGATED);
+            let answer = client.send(request.body(Body::empty()).expect("a request"));
+            let (_, found) = read(answer.await.expect("an answer")).await;
+            let is = |value: &Value| *value == json!("longhorn.io");
+            let mut items = found["items"].as_array().into_iter().flatten();
+            let group = items.find(|group| is(&group["metadata"]["name"]));
+            let kinds = group.map(|group| group["versions"][0]["resources"].clone());
+            // One that knows no such list has a list of groups.
+            let mut groups = found["groups"].as_array().into_iter().flatten();
+            if kinds.is_some_and(|kinds| kinds.to_string().contains("\"nodes\""))
+                || groups.any(|group| is(&group["name"]))
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let there = tokio::time::timeout(PATIENCE, there).await;
+    there.expect("Longhorn's Nodes are listed");
 }
 
 /// A number that no other test of this process has.

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use axum::http::Method;
+use axum::http::{Method, Request};
 use cluster_fixtures::{
     cluster::{Cluster, NAMESPACE, POLICIES},
     longhorn::rules::Settings,
@@ -230,17 +230,24 @@ async fn every_request_is_told_with_who_what_and_how_it_ended() {
     assert_eq!(cluster.requests(), []);
 }
 
-#[test]
-fn a_cluster_leaves_nothing_behind() {
+#[tokio::test]
+async fn a_cluster_leaves_nothing_behind() {
     let cluster = cluster();
-    let url = cluster.admin().url.clone();
+    let admin = cluster.admin().clone();
     let processes = cluster.real().map(|real| real.pids());
+    // Of this cluster alone: another test may get its port.
+    let is_served = async || {
+        let request = Request::get("/api/v1/namespaces").body(Vec::new());
+        let client = admin.client();
+        let answer = client.request::<Value>(request.expect("a request"));
+        // Who has the port now may well be silent.
+        tokio::time::timeout(PATIENCE, answer)
+            .await
+            .is_ok_and(|answer| answer.is_ok())
+    };
+    assert!(is_served().await);
     drop(cluster);
-    let address = url.rsplit_once('/').expect("a URL").1;
-    assert!(
-        std::net::TcpStream::connect(address).is_err(),
-        "{url} is still served"
-    );
+    assert!(!is_served().await, "{} is still served", admin.url);
     for process in processes.into_iter().flatten() {
         let path = Path::new("/proc").join(process.to_string());
         assert!(!path.exists(), "{process} is still there");

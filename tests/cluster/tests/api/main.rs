@@ -11,8 +11,11 @@
 mod agent_costs;
 mod agent_default_disks;
 mod agent_endures;
+mod agent_preserves;
 mod agent_registers;
 mod agent_releases;
+mod agent_storm;
+mod agent_token_file;
 mod ask;
 mod cluster;
 mod longhorn_manager;
@@ -23,5 +26,6 @@ mod real;
 mod server_kubectl;
 mod server_moods;
 mod server_objects;
+mod server_program;
 mod server_rights;
 mod server_watch;

@@ -1,15 +1,20 @@
 //! The fixture that starts a real API server, tried with programs that are none.
 //! With a real one, all other tests of this program try it.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use cluster_fixtures::real::RealServer;
 use tempfile::TempDir;
 
+/// What this process has open for writing is inherited by a child that another
+/// test starts meanwhile, and could not be run: so another process makes it.
 fn program(directory: &Path, name: &str, text: &str) {
-    let path = directory.join(name);
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("written");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
+    let written = directory.join(format!("{name}.sh"));
+    fs::write(&written, format!("#!/bin/sh\n{text}\n")).expect("written");
+    let mut install = Command::new("install");
+    install.args(["--mode", "755", "--"]);
+    install.args([&written, &directory.join(name)]);
+    assert!(install.status().expect("install").success(), "{install:?}");
 }
 
 /// What `RealServer::start` says, with these as its programs.

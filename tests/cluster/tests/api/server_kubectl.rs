@@ -14,19 +14,22 @@ use tempfile::TempDir;
 use crate::ask::{PATIENCE, Place, longhorn_node, merge};
 
 /// `kubectl` with a configuration and a home of its own.
-struct Kubectl {
+pub struct Kubectl {
     home: TempDir,
     namespace: String,
 }
 
 impl Kubectl {
     fn new(at: &Place) -> Self {
+        Self::with(&at.endpoint.kubeconfig().to_string(), &at.namespace)
+    }
+
+    pub fn with(config: &str, namespace: &str) -> Self {
         let home = TempDir::new().expect("a directory");
-        let config = at.endpoint.kubeconfig().to_string();
         fs::write(home.path().join("config"), config).expect("written");
         Self {
             home,
-            namespace: at.namespace.clone(),
+            namespace: namespace.to_owned(),
         }
     }
 
@@ -51,20 +54,20 @@ impl Kubectl {
         command
     }
 
-    fn output(&self, arguments: &[&str]) -> Output {
+    pub fn output(&self, arguments: &[&str]) -> Output {
         let output = self.command(arguments).output();
         output.expect("kubectl is installed")
     }
 
     /// What it prints when all is well, with runs of blanks as one.
-    fn says(&self, arguments: &[&str]) -> String {
+    pub fn says(&self, arguments: &[&str]) -> String {
         let output = self.output(arguments);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "kubectl {arguments:?}: {errors}");
         squeezed(&output.stdout)
     }
 
-    fn complains(&self, arguments: &[&str]) -> String {
+    pub fn complains(&self, arguments: &[&str]) -> String {
         let output = self.output(arguments);
         assert!(!output.status.success(), "kubectl {arguments:?} went well");
         squeezed(&output.stderr)

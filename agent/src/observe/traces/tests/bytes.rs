@@ -38,6 +38,7 @@ fn each_structure_is_found_where_its_format_has_it_on_a_disk_and_in_a_partition(
         ("bcache", 4096, bytes(&[(24, bcache)])),
         ("bcachefs", 4096, bytes(&[(24, bcachefs)])),
         ("vdo", 0, bytes(&[(0, b"dmvdo001")])),
+        ("spdk_blobstore", 0, bytes(&[(0, b"SPDKBLOB")])),
         ("stratis", 512, bytes(&[(4, b"!Stra0tis\x86\xff\x02^Arh")])),
         ("stratis", 4608, bytes(&[(4, b"!Stra0tis\x86\xff\x02^Arh")])),
         ("gfs2", 65536, bytes(&[(0, b"\x01\x16\x19\x70\0\0\0\x01")])),

@@ -1,8 +1,9 @@
 //! What the manager does of itself, and what it does when something is away.
 
-use std::{thread, time::Duration};
+use std::{fs, sync::Arc, thread, time::Duration};
 
 use axum::http::Method;
+use cluster_fixtures::longhorn::manager::{LocalFiles, Space};
 use serde_json::{Value, json};
 
 use super::world::{KUBERNETES, World, condition, entry, node, reason};
@@ -36,8 +37,23 @@ fn a_paused_manager_writes_nothing() {
 
 #[test]
 fn at_rest_nothing_is_written() {
-    let world = World::usual();
-    world.mount("sdb1");
+    let root = tempfile::tempdir().expect("a directory");
+    let files = Arc::new(LocalFiles::below(root.path()));
+    let world = World::start(|mut options| {
+        options.nodes.insert("k3s1".to_owned(), files.clone());
+        options
+    });
+    fs::create_dir_all(root.path().join("mnt/longhorn/sdb1")).expect("a directory");
+    // The disk of this machine has more room at one moment than at another.
+    files.tell(
+        "/mnt/longhorn/sdb1",
+        Space {
+            id: "still".to_owned(),
+            filesystem: "xfs".to_owned(),
+            total: 1 << 40,
+            free: 1 << 39,
+        },
+    );
     world.register("sdb1");
     world.until_ready("sdb1");
     let version = world.node()["metadata"]["resourceVersion"].clone();
