@@ -326,7 +326,6 @@ fn explain(lab: &Lab) -> Result<()> {
         .iter()
         .filter_map(Value::as_str)
         .collect();
-    // dd ends with an error where it fills a disk to its end.
     node.vm.sh(&commands.join("\n"))?;
     let erased = explained(&mut node)?;
     ensure!(erased["verdict"] == "provision", "{erased:#}");
