@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::{
     LonghornSettings,
+    elsewhere::Neighbour,
     node::{Node, Replica},
 };
 use crate::text::{chain, in_a_line};
@@ -61,6 +62,7 @@ pub enum Failure {
 #[derive(Debug, Clone)]
 pub struct Requests {
     nodes: Api<Node>,
+    neighbours: Api<Neighbour>,
     replicas: Api<Replica>,
     events: Api<Event>,
     reviews: Api<SelfSubjectReview>,
@@ -93,6 +95,7 @@ impl Requests {
         let namespace = &settings.namespace;
         Ok(Self {
             nodes: Api::namespaced(client.clone(), namespace),
+            neighbours: Api::namespaced(client.clone(), namespace),
             replicas: Api::namespaced(client.clone(), namespace),
             events: Api::namespaced(client.clone(), namespace),
             reviews: Api::all(client.clone()),
@@ -107,6 +110,22 @@ impl Requests {
     /// See [`Failure`].
     pub async fn node(&self) -> Result<Node, Failure> {
         self.nodes.get(&self.name).await.map_err(failure)
+    }
+
+    /// All Longhorn Nodes, as they are now.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn nodes(&self) -> Result<Vec<Neighbour>, Failure> {
+        let listed = self.neighbours.list(&ListParams::default()).await;
+        let listed = listed.map_err(failure)?;
+        let rest = listed.metadata.continue_.unwrap_or_default();
+        if !rest.is_empty() {
+            // Nobody has asked for a part of it.
+            let why = "the API server lists a part of Longhorn's Nodes only";
+            return Err(Failure::Unreachable(why.to_owned()));
+        }
+        Ok(listed.items)
     }
 
     /// Applies a JSON merge patch to it. With `dry_run` nothing is kept.

@@ -64,6 +64,9 @@ impl Kind {
             // later.
             Self::ConfigWithoutUuid | Self::ConfigUnreadable => Duration::from_secs(15),
             Self::UuidMismatch => Duration::from_mins(1),
+            // Longhorn notices within half a minute that a disk was taken away,
+            // and is asked again after that.
+            Self::UuidElsewhere => Duration::from_mins(2),
             Self::PathMismatch
             | Self::TypeMismatch
             | Self::RegistrationRejected

@@ -22,6 +22,8 @@ pub enum Kind {
     ConfigUnreadable,
     /// `longhorn-disk.cfg` names another disk than Longhorn has in its status.
     UuidMismatch,
+    /// Another disk that is in use has its UUID.
+    UuidElsewhere,
     /// Its name is registered with another path.
     PathMismatch,
     /// Its path is registered as something else than a filesystem.
@@ -44,12 +46,13 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::DiskMissing,
         Self::ConfigMissing,
         Self::ConfigWithoutUuid,
         Self::ConfigUnreadable,
         Self::UuidMismatch,
+        Self::UuidElsewhere,
         Self::PathMismatch,
         Self::TypeMismatch,
         Self::RegistrationRejected,
@@ -69,6 +72,7 @@ impl Kind {
             Self::ConfigWithoutUuid => "config-without-uuid",
             Self::ConfigUnreadable => "config-unreadable",
             Self::UuidMismatch => "uuid-mismatch",
+            Self::UuidElsewhere => "uuid-elsewhere",
             Self::PathMismatch => "path-mismatch",
             Self::TypeMismatch => "type-mismatch",
             Self::RegistrationRejected => "registration-rejected",
@@ -87,7 +91,9 @@ impl Kind {
             Self::DiskMissing => "DiskMissing",
             Self::ConfigMissing => "DiskConfigMissing",
             Self::ConfigWithoutUuid | Self::ConfigUnreadable => "DiskConfigInvalid",
-            Self::UuidMismatch | Self::PathMismatch | Self::TypeMismatch => "DiskMismatch",
+            Self::UuidMismatch | Self::UuidElsewhere | Self::PathMismatch | Self::TypeMismatch => {
+                "DiskMismatch"
+            }
             Self::RegistrationRejected => "DiskRejected",
             Self::LonghornSilent => "LonghornSilent",
             Self::Overwritten => "RegistrationOverwritten",
@@ -122,6 +128,9 @@ impl Kind {
             Self::ConfigUnreadable => "the longhorn-disk.cfg on the disk cannot be read",
             Self::UuidMismatch => {
                 "the longhorn-disk.cfg on the disk names another disk than Longhorn expects under this name"
+            }
+            Self::UuidElsewhere => {
+                "another disk that is in use has the UUID in the longhorn-disk.cfg of this one, which is not registered: Longhorn would take the one for the other"
             }
             Self::PathMismatch => "Longhorn has another path under the name of this disk",
             Self::TypeMismatch => "Longhorn has the path of this disk as a block device",
@@ -161,6 +170,9 @@ impl Kind {
             Self::UuidMismatch => {
                 "find out which disk belongs here: another filesystem is mounted, or the file was replaced"
             }
+            Self::UuidElsewhere => {
+                "detach it if it is a copy, or remove longhorn-disk.cfg and replicas from it to use it as a new disk; if it belongs here and the other one does not, remove the entry of that one from its Longhorn Node"
+            }
             Self::PathMismatch => {
                 "remove that entry from the Longhorn Node, or give it a name of its own"
             }
@@ -196,6 +208,7 @@ impl Kind {
             | Self::ConfigWithoutUuid
             | Self::ConfigUnreadable
             | Self::UuidMismatch
+            | Self::UuidElsewhere
             | Self::PathMismatch
             | Self::TypeMismatch
             | Self::RegistrationRejected

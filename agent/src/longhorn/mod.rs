@@ -11,8 +11,9 @@
 //!
 //! Two tasks. [`watch`] reads; it is the only one that the loop listens to, and
 //! nothing waits for it: disks are found and mounted without a cluster.
-//! [`registrar`] compares and writes, with three steps that are pure:
-//! [`audit`] says what does not agree, [`patience`] how long that must last and
+//! [`registrar`] compares and writes, with steps that are pure:
+//! [`audit`] says what does not agree, [`elsewhere`] whether a disk is in use
+//! on another node, [`patience`] how long that must last and
 //! when to write again after a failure, [`register`] what is to be written.
 //! [`owner`] is the rule of one agent for a node, [`finding`] the vocabulary,
 //! [`events`] and [`summary`] what is told on the Node, [`disks`] what a round
@@ -23,6 +24,7 @@ pub mod api;
 pub mod audit;
 pub mod default_disks;
 pub mod disks;
+pub mod elsewhere;
 pub mod events;
 pub mod finding;
 pub mod holding;

@@ -133,8 +133,7 @@ impl Writes {
 
     /// Whether to write now.
     pub fn may(&self, change: &Change, generation: Option<i64>, now: Instant) -> bool {
-        let paused = self.not_before.is_some_and(|moment| now < moment);
-        !paused && !self.is_rejected(change, generation, now)
+        !self.is_paused(now) && !self.is_rejected(change, generation, now)
     }
 
     /// Whether entries were rejected, and need not be tried yet.
@@ -183,17 +182,31 @@ impl Writes {
         self.summary = None;
     }
 
-    /// Disks that are left out of the next change: those that were rejected
-    /// and, while it is not known which is, all but the first.
+    /// Whether the entry of a disk was rejected, and need not be tried yet.
+    pub fn has_rejected(&self, disk: &DiskName, generation: Option<i64>, now: Instant) -> bool {
+        let rejection = self.rejected.get(disk);
+        rejection.is_some_and(|rejection| rejection.stands(generation, now))
+    }
+
+    /// Whether there is a pause after a failure.
+    pub fn is_paused(&self, now: Instant) -> bool {
+        self.not_before.is_some_and(|moment| now < moment)
+    }
+
+    /// Disks that are left out of the next change: those that wait for something
+    /// else, those that were rejected and, while it is not known which is, all
+    /// others but the first.
     pub fn held_back(
         &mut self,
         wanted: &BTreeSet<DiskName>,
+        waiting: &BTreeSet<DiskName>,
         generation: Option<i64>,
         now: Instant,
     ) -> BTreeSet<DiskName> {
         self.rejected
             .retain(|name, rejection| wanted.contains(name) && rejection.stands(generation, now));
         let mut held: BTreeSet<DiskName> = self.rejected.keys().cloned().collect();
+        held.extend(waiting.iter().cloned());
         if self.one_by_one {
             let mut open = wanted.iter().filter(|name| !held.contains(*name));
             open.next();
@@ -375,7 +388,7 @@ impl Writes {
 }
 
 /// Between three and five quarters, so that a fleet does not move in step.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::rng().random_range(0.75..1.25))
 }
 

@@ -124,7 +124,7 @@ impl Change {
 }
 
 /// What is to be written now. `findings` are those that lasted; `held_back` are
-/// disks that the webhook would not have.
+/// disks that the webhook would not have, or that wait for something.
 pub fn change(
     facts: &Facts<'_>,
     findings: &[Finding],

@@ -7,6 +7,7 @@
 
 mod confinement;
 mod connection;
+mod doubles;
 mod judge;
 mod leaving;
 mod picture;
@@ -39,6 +40,7 @@ use crate::{
 };
 use confinement::Confinement;
 use connection::Connection;
+use doubles::Doubles;
 use judge::Judgement;
 use leaving::Leaving;
 use picture::Picture;
@@ -94,6 +96,7 @@ struct Registrar {
     /// was answered.
     question: Option<(Instant, bool)>,
     confinement: Confinement,
+    doubles: Doubles,
     order: StandingOrder,
     leaving: Leaving,
     not_read_before: Option<Instant>,
@@ -144,6 +147,7 @@ where
         own: None,
         question: None,
         confinement: Confinement::unknown(hurry),
+        doubles: Doubles::new(hurry),
         order: StandingOrder::new(default_disks, hurry),
         leaving,
         not_read_before: None,
@@ -195,6 +199,7 @@ impl Registrar {
             // The API is back: what failed because of that need not wait.
             self.writes.reachable();
             self.confinement.reachable();
+            self.doubles.reachable();
             self.events.reachable();
             self.not_read_before = None;
         }
@@ -206,7 +211,7 @@ impl Registrar {
             if let View::Forbidden { why } = &view {
                 findings.push(Finding::of_node(Kind::NotPermitted, why.clone()));
             }
-            self.publish(State::NoNode, findings);
+            self.publish(State::NoNode, findings, Vec::new());
             return;
         };
         let mut picture = self.look(round).await;
@@ -253,7 +258,18 @@ impl Registrar {
                     continue;
                 }
             }
+            let speaks = enforce && owner.is_me() && !self.confinement.is_elsewhere();
+            let may_ask = speaks && !self.writes.is_paused(now);
+            if may_ask && attempts < ATTEMPTS {
+                let me = &self.settings.longhorn.node_name;
+                if self.doubles.find_out(&mut self.api, me, now).await {
+                    // That takes time as well.
+                    (attempts, fresh) = (attempts + 1, false);
+                    continue;
+                }
+            }
             let pending = !change.is_empty();
+            let held = self.doubles.waiting(now);
             if !pending {
                 self.writes.settled(now);
             }
@@ -263,7 +279,7 @@ impl Registrar {
             let state = match () {
                 () if !enforce => State::Observing,
                 () if !owner.is_me() || self.confinement.is_elsewhere() => State::AnotherAgent,
-                () if pending => State::Pending,
+                () if pending || held.is_some() => State::Pending,
                 () => State::Current,
             };
             let generation = node.metadata.generation;
@@ -274,7 +290,7 @@ impl Registrar {
                 && self.writes.may(&change, generation, now);
             if !write {
                 if enforce {
-                    if owner.is_me() && !self.confinement.is_elsewhere() {
+                    if speaks {
                         let facts = picture.facts(&node, &self.settings.mount_root);
                         if self.order.keep(&mut self.api, &facts, now).await {
                             self.wake(Some(now));
@@ -284,9 +300,14 @@ impl Registrar {
                     self.events.hold(told::holding(&picture.round, &findings));
                     self.tell(&node).await;
                 }
-                self.publish(state, findings);
+                // What failed once matters as long as something is to be written.
+                let failed = pending.then(|| self.writes.waiting()).flatten();
+                self.publish(state, findings, held.into_iter().chain(failed).collect());
                 self.wake(self.writes.due(now));
                 self.wake(self.confinement.due());
+                if may_ask {
+                    self.wake(self.doubles.due(now));
+                }
                 return;
             }
             attempts += 1;
@@ -378,6 +399,9 @@ impl Registrar {
 
     fn written(&mut self, change: &Change, picture: &Picture, now: Instant) {
         self.writes.succeeded(change, now);
+        if !change.added.is_empty() {
+            self.doubles.registered();
+        }
         let asked = change.annotations.get(QUESTION);
         if asked.is_some_and(Option::is_some) {
             self.question = Some((now, false));
@@ -417,13 +441,11 @@ impl Registrar {
         self.wake(self.events.due());
     }
 
-    fn publish(&mut self, state: State, findings: Vec<Finding>) {
+    fn publish(&mut self, state: State, findings: Vec<Finding>, waiting: Vec<String>) {
+        let waits = state == State::Pending && !waiting.is_empty();
         let status = Status {
             state,
-            // What failed once matters as long as something is to be written.
-            waiting: (state == State::Pending)
-                .then(|| self.writes.waiting())
-                .flatten(),
+            waiting: waits.then(|| waiting.join("; ")),
             findings,
             requests: self.api.counts().clone(),
             dropped_events: self.events.dropped(),

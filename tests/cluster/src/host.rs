@@ -31,12 +31,13 @@ use disk_discovery::{
         spawn_with,
         status::Status,
     },
-    observe::{Device, Host, Inventory, Transport, tables::Mount},
+    observe::{Device, Host, Inventory, Transport, longhorn_disk::FILE, tables::Mount},
     releases::Told,
     report::{Round, RoundCost},
     units::{DevNo, DiskName, Filesystem},
 };
 use kube::Config;
+use serde_json::json;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -193,6 +194,16 @@ impl SimulatedHost {
         self.add(name, Kind::Adopted);
     }
 
+    /// The same with Longhorn's file on it, which gives it this UUID.
+    pub fn adopt_as(&self, name: &str, disk_uuid: &str) {
+        let file = json!({
+            "diskName": name, "diskUUID": disk_uuid, "diskDriver": "", "state": "ready",
+        });
+        fs::create_dir_all(self.path(name)).expect("a directory");
+        fs::write(self.path(name).join(FILE), file.to_string()).expect("written");
+        self.adopt(name);
+    }
+
     /// A disk was found that is left alone, because of a signature.
     pub fn refuse(&self, name: &str) {
         self.add(name, Kind::Refused);
@@ -220,6 +231,12 @@ impl SimulatedHost {
     /// The mount of a disk is lost, or is back.
     pub fn set_mounted(&self, name: &str, mounted: bool) {
         self.change(|disks| disks.get_mut(name).expect("a disk").mounted = mounted);
+    }
+
+    /// A disk is pulled out, and what is on it is gone from here.
+    pub fn take_away(&self, name: &str) {
+        self.pull(name);
+        fs::remove_dir_all(self.path(name)).expect("removed");
     }
 
     /// A disk is pulled out.

@@ -265,7 +265,11 @@ impl LonghornCluster {
         events.sort_by_key(|event| of(event, "eventTime"));
         events
             .iter()
-            .map(|event| (of(event, "reason"), of(event, "note")))
+            // The stand-in keeps them as the core has them.
+            .map(|event| {
+                let note = of(event, "note") + &of(event, "message");
+                (of(event, "reason"), note)
+            })
             .collect()
     }
 

@@ -74,7 +74,9 @@ fn what_is_rejected_is_told_and_not_tried_again_until_the_node_changes() {
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].kind, Kind::RegistrationRejected);
     let held = |writes: &mut Writes, generation, at| {
-        writes.held_back(&one.added, Some(generation), at).len()
+        writes
+            .held_back(&one.added, &BTreeSet::new(), Some(generation), at)
+            .len()
     };
     assert_eq!(held(&mut writes, 3, now + Duration::from_mins(59)), 1);
     // Others may change it all the time.
@@ -90,17 +92,17 @@ fn a_disk_that_is_rejected_holds_up_no_other() {
     let no = || Failure::Rejected("duplicate disk paths".to_owned());
     writes.failed(&wanted, no(), None, now);
     // One at a time, until it is known which it is.
-    let mut held = writes.held_back(&wanted.added, None, now);
+    let mut held = writes.held_back(&wanted.added, &BTreeSet::new(), None, now);
     assert_eq!(held.len(), 2);
     writes.failed(&adding(&["sda1"]), no(), None, now);
-    held = writes.held_back(&wanted.added, None, now);
+    held = writes.held_back(&wanted.added, &BTreeSet::new(), None, now);
     assert_eq!(
         held.iter().map(DiskName::as_str).collect::<Vec<_>>(),
         ["sda1", "sdc1"]
     );
     writes.succeeded(&adding(&["sdb1"]), now);
     let left = adding(&["sda1", "sdc1"]).added;
-    held = writes.held_back(&left, None, now);
+    held = writes.held_back(&left, &BTreeSet::new(), None, now);
     assert_eq!(
         held.iter().map(DiskName::as_str).collect::<Vec<_>>(),
         ["sda1"]

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::super::{
     LonghornSettings,
     api::{Failure, Identity, Requests},
+    elsewhere::Neighbour,
     node::Node,
 };
 
@@ -46,6 +47,13 @@ impl Connection {
         let requests = self.connect().await?;
         let answer = requests.node().await;
         self.noted("get-node", answer)
+    }
+
+    /// All Longhorn Nodes as they are now.
+    pub(super) async fn nodes(&mut self) -> Result<Vec<Neighbour>, Failure> {
+        let requests = self.connect().await?;
+        let answer = requests.nodes().await;
+        self.noted("list-nodes", answer)
     }
 
     /// Changes the Node.

@@ -31,7 +31,15 @@ impl Registrar {
     /// What is wrong, what is to be written, and for whom.
     pub(super) fn judge(&mut self, node: &Node, picture: &Picture, now: Instant) -> Judgement {
         let facts = picture.facts(node, &self.settings.mount_root);
-        let (mut findings, due) = self.symptoms.lasting(audit(&facts), now);
+        let terms = &self.settings.terms;
+        let generation = node.metadata.generation;
+        let mut new = register::change(&facts, &[], terms, &BTreeSet::new()).added;
+        let all = new.clone();
+        new.retain(|disk| !self.writes.has_rejected(disk, generation, now));
+        let doubles = self.doubles.hold(&facts, &new, now);
+        let mut seen = audit(&facts);
+        seen.extend(self.doubles.findings(now));
+        let (mut findings, due) = self.symptoms.lasting(seen, now);
         let asked = match self.question {
             None => Asked::No,
             Some((at, false)) => Asked::Since(now.duration_since(at) * self.settings.hurry),
@@ -50,15 +58,8 @@ impl Registrar {
         }
         findings.extend(self.confinement.finding());
         findings.extend(self.order.finding());
-        let terms = &self.settings.terms;
-        let wanted = register::change(&facts, &findings, terms, &BTreeSet::new());
-        let generation = node.metadata.generation;
-        let held = self.writes.held_back(&wanted.added, generation, now);
-        let mut change = if held.is_empty() {
-            wanted
-        } else {
-            register::change(&facts, &findings, terms, &held)
-        };
+        let held = self.writes.held_back(&all, &doubles, generation, now);
+        let mut change = register::change(&facts, &findings, terms, &held);
         self.verify(&mut change, picture);
         let mut wanted = Wanted::default();
         let speaks = owner.is_me() && !self.confinement.is_elsewhere();
@@ -72,7 +73,6 @@ impl Registrar {
             let mut joined = change.clone();
             wanted.join(&mut joined);
             // What is rejected of a release keeps no disk from being registered.
-            let generation = node.metadata.generation;
             if !self.writes.is_rejected(&joined, generation, now) {
                 change = joined;
             }

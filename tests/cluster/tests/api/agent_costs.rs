@@ -27,6 +27,8 @@ use serde_json::{Value, json};
 
 /// Requests from the start of an agent until its disks are registered.
 const JOIN: usize = 6;
+/// One more, where a disk was Longhorn's before: no other node may have it.
+const JOIN_WITH_ADOPTED: usize = JOIN + 1;
 /// Requests that change something, for one more disk.
 const NEW_DISK: usize = 3;
 /// Nodes of these tests.
@@ -155,6 +157,55 @@ fn is_quiet(cluster: &LonghornCluster, node: &str, agent: &Agent) -> bool {
     is_done(agent, 1)
         && agent.status.borrow().findings.is_empty()
         && summary.is_some_and(|read| read.is_ok_and(|read| read.ok && read.mounted == 2))
+}
+
+/// Of all Longhorn Nodes: the watch lists its own alone.
+fn is_look_around(seen: &Seen) -> bool {
+    (seen.verb.as_str(), seen.resource.as_str()) == ("list", "nodes")
+        && !seen.query.contains("fieldSelector")
+}
+
+#[test]
+fn only_a_disk_that_longhorn_knows_by_a_uuid_costs_a_look_at_other_nodes_and_all_of_them_one() {
+    let cluster = LonghornCluster::stand_in();
+    let hosts = NODES.map(SimulatedHost::new);
+    let [made, mixed, adopted] = &hosts;
+    made.provision("sdb1");
+    made.adopt("sdc1");
+    mixed.provision("sdb1");
+    mixed.adopt_as("sdc1", "c-2");
+    for disk in ["sdb1", "sdc1", "sdd1", "sde1"] {
+        adopted.adopt_as(disk, &format!("{disk}-3"));
+    }
+    let manager = cluster.manager(&hosts.each_ref());
+    until("the nodes are there", || {
+        NODES.iter().all(|node| is_at_rest(&cluster, node))
+    });
+    manager.pause();
+    let agents = hosts
+        .each_ref()
+        .map(|host| cluster.agent(host, &AgentOptions::default()));
+    // Made and adopted disks are told of apart.
+    until("all have joined", || {
+        let told = agents.iter().zip([2, 2, 1]);
+        told.into_iter().all(|(agent, told)| is_done(agent, told))
+    });
+    let requests = by_node(cluster.requests());
+    for (node, looks, most) in [
+        ("k3s1", 0, JOIN + 1),
+        ("k3s2", 1, JOIN_WITH_ADOPTED + 1),
+        ("k3s3", 1, JOIN_WITH_ADOPTED),
+    ] {
+        let joined = &requests[node];
+        let looked = joined.iter().filter(|seen| is_look_around(seen)).count();
+        assert_eq!(looked, looks, "{}", shown(joined));
+        assert!(joined.len() <= most, "{}", shown(joined));
+        assert!(!cluster.entry(node, "sdb1").is_null() && !cluster.entry(node, "sdc1").is_null());
+    }
+    // The entries came with the first write.
+    let written = requests["k3s2"].iter().filter(|seen| is_write(seen));
+    let patched = written.filter(|seen| seen.verb == "patch").count();
+    assert!(patched <= 2, "{}", shown(&requests["k3s2"]));
 }
 
 #[test]

@@ -10,6 +10,7 @@
 
 mod agent_costs;
 mod agent_default_disks;
+mod agent_doubles;
 mod agent_endures;
 mod agent_preserves;
 mod agent_registers;
