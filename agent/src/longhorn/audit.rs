@@ -36,6 +36,8 @@ pub struct Facts<'a> {
     pub released: &'a BTreeSet<DiskName>,
     /// Those of them that have left Longhorn.
     pub left: &'a BTreeSet<DiskName>,
+    /// Where something is mounted on the host, whatever is known of it.
+    pub occupied: &'a BTreeSet<DiskName>,
     /// Directory below which disks are mounted.
     pub mount_root: &'a str,
     /// The mounts and disks of the host could be read: otherwise nothing is

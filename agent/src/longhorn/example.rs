@@ -56,6 +56,7 @@ pub struct Scene {
     pub known: BTreeSet<DiskName>,
     pub released: BTreeSet<DiskName>,
     pub left: BTreeSet<DiskName>,
+    pub occupied: BTreeSet<DiskName>,
     pub blind: bool,
 }
 
@@ -94,6 +95,7 @@ impl Scene {
             known: &self.known,
             released: &self.released,
             left: &self.left,
+            occupied: &self.occupied,
             mount_root: "/mnt/longhorn",
             complete: !self.blind,
         }

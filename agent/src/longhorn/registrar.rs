@@ -394,7 +394,13 @@ impl Registrar {
     async fn look(&mut self, round: Arc<Round>) -> Picture {
         let disks = of_round(&round, &self.settings.mount_root);
         let said = self.reader.read(&disks).await;
-        Picture::of(round, disks, said, self.leaving.standing())
+        Picture::of(
+            round,
+            disks,
+            said,
+            self.leaving.standing(),
+            &self.settings.mount_root,
+        )
     }
 
     fn written(&mut self, change: &Change, picture: &Picture, now: Instant) {

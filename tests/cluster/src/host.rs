@@ -233,6 +233,11 @@ impl SimulatedHost {
         self.change(|disks| disks.get_mut(name).expect("a disk").mounted = mounted);
     }
 
+    /// A disk fails: it stays where it is mounted, and cannot be read.
+    pub fn fail(&self, name: &str) {
+        self.change(|disks| disks.get_mut(name).expect("a disk").kind = Kind::Refused);
+    }
+
     /// A disk is pulled out, and what is on it is gone from here.
     pub fn take_away(&self, name: &str) {
         self.pull(name);

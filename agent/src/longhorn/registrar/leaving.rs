@@ -294,6 +294,13 @@ impl Leaving {
     ) {
         let here = facts.disks.iter().any(|disk| disk.name == *name);
         if facts.complete && !here {
+            if facts.occupied.contains(name) {
+                // A disk that fails, and says nothing of itself any more: what
+                // Longhorn has on it may be the last of its kind.
+                let why = "Longhorn has no entry of it, and what is mounted at its place cannot be read: detach the disk, or unmount it";
+                self.tell(name, Told::Progress(why.to_owned()));
+                return;
+            }
             // There is nothing to be unmounted, and nothing to be read.
             wanted
                 .conclusions

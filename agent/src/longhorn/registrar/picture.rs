@@ -24,6 +24,7 @@ pub(super) struct Picture {
     pub known: BTreeSet<DiskName>,
     pub released: BTreeSet<DiskName>,
     pub left: BTreeSet<DiskName>,
+    pub occupied: BTreeSet<DiskName>,
     pub standing: Option<Standing>,
     pub complete: bool,
 }
@@ -35,7 +36,9 @@ impl Picture {
         disks: Vec<OurDisk>,
         said: BTreeMap<DiskName, Said>,
         standing: Option<Standing>,
+        mount_root: &str,
     ) -> Self {
+        let occupied = occupied(&round, mount_root);
         let mut picture = Self {
             round,
             disks,
@@ -43,6 +46,7 @@ impl Picture {
             known: BTreeSet::new(),
             released: BTreeSet::new(),
             left: BTreeSet::new(),
+            occupied,
             standing: None,
             complete: false,
         };
@@ -86,8 +90,24 @@ impl Picture {
             known: &self.known,
             released: &self.released,
             left: &self.left,
+            occupied: &self.occupied,
             mount_root,
             complete: self.complete,
         }
     }
+}
+
+/// Names at whose places something is mounted on the host.
+fn occupied(round: &Round, mount_root: &str) -> BTreeSet<DiskName> {
+    let mounts = round.inventory.host_mounts.known();
+    let mounts = mounts.map_or(&[][..], Vec::as_slice).iter();
+    let place = |path: &str| {
+        path.strip_prefix(mount_root)?
+            .strip_prefix('/')?
+            .parse()
+            .ok()
+    };
+    mounts
+        .filter_map(|mount| place(&mount.mountpoint))
+        .collect()
 }

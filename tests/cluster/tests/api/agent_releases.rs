@@ -237,6 +237,31 @@ fn replicas_that_the_status_does_not_show_keep_a_disk() {
 }
 
 #[test]
+fn a_failing_disk_that_people_took_from_longhorn_has_not_left_before_it_is_detached() {
+    let scene = Scene::new(&options());
+    scene.host.fail("sdb1");
+    let off = json!({"spec": {"disks": {"sdb1": {"allowScheduling": false}}}});
+    scene.cluster.patch("k3s2", &off);
+    scene
+        .cluster
+        .patch("k3s2", &json!({"spec": {"disks": {"sdb1": null}}}));
+    scene.release();
+    until("it is said", || {
+        scene.host.round();
+        scene.is_told("cannot be read")
+    });
+    for _ in 0..20 {
+        scene.host.round();
+        assert!(matches!(scene.phase(), Some(ReleasePhase::Leaving { .. })));
+    }
+    scene.host.pull("sdb1");
+    until("it has left", || {
+        scene.host.round();
+        scene.phase() == Some(ReleasePhase::Left)
+    });
+}
+
+#[test]
 fn a_release_that_is_called_off_leaves_the_disk_as_people_had_it() {
     for (schedulable, evicting) in [(true, false), (false, false), (false, true)] {
         let scene = Scene::new(&options());
