@@ -77,14 +77,19 @@ pub fn throttle(node: &mut Node, bytes_per_second: u64) -> Result<()> {
 fn sigterm(lab: &Lab) -> Result<()> {
     let mut node = formatting(lab, "sigterm")?;
     // The agent gives it four seconds, and says so. systemd judges whether it ended
-    // by itself, after a time that any machine has; mkfs is gone when the kernel
-    // has done with what it was writing.
-    node.vm.sh_within(
-        Duration::from_mins(5),
+    // by itself, after a time that any machine has.
+    node.vm.sh(
         "mkdir -p /run/systemd/system/disk-discovery.service.d
          printf '[Service]\nTimeoutStopSec=60\n' > /run/systemd/system/disk-discovery.service.d/stop.conf
-         systemctl daemon-reload && systemctl stop disk-discovery",
+         systemctl daemon-reload && systemctl stop --no-block disk-discovery
+         while [ $SECONDS -lt 200 ]; do
+             [ $(systemctl show -p MainPID --value disk-discovery) = 0 ] && exit 0
+             sleep 0.2
+         done; exit 1",
     )?;
+    // mkfs is gone when the kernel has done with what it was writing.
+    throttle(&mut node, 0)?;
+    node.vm.sh("systemctl stop disk-discovery")?;
     let ended = node
         .vm
         .sh("systemctl show -p ExecMainCode,ExecMainStatus --value disk-discovery")?;
@@ -95,7 +100,6 @@ fn sigterm(lab: &Lab) -> Result<()> {
         "{}",
         node.log()?
     );
-    throttle(&mut node, 0)?;
     resumed(node)
 }
 

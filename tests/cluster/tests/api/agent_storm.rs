@@ -19,11 +19,12 @@ use kube::Client;
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::ask::{longhorn_nodes, merge};
+use crate::ask::{JSON_PATCH, longhorn_nodes, patch};
 
 const NODE: &str = "k3s2";
 const DISKS: [&str; 3] = ["sdb1", "sdc1", "sdd1"];
-/// Each has an annotation and a disk of its own, and writes to both
+/// Each adds an annotation and a tag of a disk of its own with every change: one
+/// that is lost is not put right by the next. They write
 const WRITERS: usize = 4;
 /// this often: together they make a hundred changes each second.
 const EVERY: Duration = Duration::from_millis(25);
@@ -40,33 +41,33 @@ fn disk(writer: usize) -> String {
 }
 
 /// The entry of a writer's disk.
-fn entry(writer: usize, tag: &str) -> Value {
+fn entry(writer: usize, tags: &[String]) -> Value {
     json!({
         "path": format!("/data/{}", disk(writer)), "diskType": "filesystem", "diskDriver": "",
-        "allowScheduling": false, "evictionRequested": false, "storageReserved": 7, "tags": [tag],
+        "allowScheduling": false, "evictionRequested": false, "storageReserved": 7, "tags": tags,
     })
 }
 
-fn annotation(writer: usize) -> String {
-    format!("theirs/{writer}")
+fn word(writer: usize, number: usize) -> String {
+    format!("w{writer}-{number:05}")
 }
 
 /// Writes by the clock until it is told to stop; what is late is caught up with.
-/// Returns the last value, which the API server has taken.
-async fn write(client: &Client, writer: usize, stop: &AtomicBool, made: &AtomicUsize) -> String {
+/// Returns how many changes the API server has taken.
+async fn write(client: &Client, writer: usize, stop: &AtomicBool, made: &AtomicUsize) -> usize {
     let path = format!("{}/{NODE}", longhorn_nodes(NAMESPACE));
     let mut clock = interval(EVERY);
     clock.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    for value in 0_u64.. {
-        let value = value.to_string();
-        let patch = json!({
-            "metadata": {"annotations": {annotation(writer): value}},
-            "spec": {"disks": {disk(writer): {"tags": [value]}}},
-        });
+    for number in 0.. {
+        let word = word(writer, number);
+        let added = json!([
+            {"op": "add", "path": format!("/metadata/annotations/theirs~1{word}"), "value": ""},
+            {"op": "add", "path": format!("/spec/disks/{}/tags/-", disk(writer)), "value": word},
+        ]);
         // While Longhorn is syncing, nobody's change is taken.
         loop {
             clock.tick().await;
-            match merge(client, &path, &patch).await {
+            match patch(client, &path, JSON_PATCH, &added).await {
                 (200, _) => break,
                 (403 | 409, _) => {}
                 (code, answer) => panic!("{code}: {answer}"),
@@ -74,7 +75,7 @@ async fn write(client: &Client, writer: usize, stop: &AtomicBool, made: &AtomicU
         }
         made.fetch_add(1, Ordering::SeqCst);
         if stop.load(Ordering::SeqCst) {
-            return value;
+            return number + 1;
         }
     }
     unreachable!("numbers do not end");
@@ -95,9 +96,12 @@ fn a_storm_of_other_writers_loses_neither_sides_fields() {
         is_current() && !cluster.node(NODE).is_null()
     });
     let theirs: serde_json::Map<_, _> = (0..WRITERS)
-        .map(|writer| (disk(writer), entry(writer, "none")))
+        .map(|writer| (disk(writer), entry(writer, &["first".to_owned()])))
         .collect();
-    cluster.patch(NODE, &json!({"spec": {"disks": theirs}}));
+    let begin = json!({
+        "metadata": {"annotations": {"theirs/begin": ""}}, "spec": {"disks": theirs},
+    });
+    cluster.patch(NODE, &begin);
     let (stop, made) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicUsize::new(0)),
@@ -137,7 +141,7 @@ fn a_storm_of_other_writers_loses_neither_sides_fields() {
     let in_time = registered();
     let (changes, lasted) = (made.load(Ordering::SeqCst), begun.elapsed());
     stop.store(true, Ordering::SeqCst);
-    let last = storm.join().expect("the writers");
+    let taken = storm.join().expect("the writers");
     until("all is registered", registered);
     until("all is current", is_current);
 
@@ -154,9 +158,14 @@ fn a_storm_of_other_writers_loses_neither_sides_fields() {
     assert!(changes >= CHANGES);
     let node = cluster.node(NODE);
     let annotations = &node["metadata"]["annotations"];
-    for (writer, last) in last.iter().enumerate() {
-        assert_eq!(annotations[annotation(writer)], **last, "{annotations}");
-        assert_eq!(node["spec"]["disks"][disk(writer)], entry(writer, last));
+    for (writer, taken) in taken.into_iter().enumerate() {
+        // As Longhorn sorts them.
+        let mut words = vec!["first".to_owned()];
+        words.extend((0..taken).map(|number| word(writer, number)));
+        let lost = words.iter().skip(1);
+        let lost = lost.filter(|word| annotations[format!("theirs/{word}")] != "");
+        assert_eq!(lost.collect::<Vec<_>>(), Vec::<&String>::new());
+        assert_eq!(node["spec"]["disks"][disk(writer)], entry(writer, &words));
     }
     for name in DISKS {
         let ours = json!({
