@@ -320,14 +320,20 @@ fn explain(lab: &Lab) -> Result<()> {
     let foreign = explained(&mut node)?;
     ensure!(foreign["reason"] == "signature:xfs", "{foreign:#}");
     ensure!(foreign["approval"].is_null(), "{foreign:#}");
-    let commands: Vec<&str> = foreign["erase"]
-        .as_array()
-        .context("no commands")?
-        .iter()
-        .filter_map(Value::as_str)
-        .collect();
-    node.vm.sh(&commands.join("\n"))?;
-    let erased = explained(&mut node)?;
+    // The first step takes away who owned it, the second all that is left.
+    let mut erased = foreign.clone();
+    for (step, outcome) in [("erase", "residual-data"), ("overwrite", "")] {
+        let commands: Vec<&str> = foreign[step]
+            .as_array()
+            .context("no commands")?
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
+        node.vm.sh(&format!("set -e\n{}", commands.join("\n")))?;
+        erased = explained(&mut node)?;
+        let reason = erased["reason"].as_str().unwrap_or_default();
+        ensure!(reason == outcome, "after {step}: {erased:#}");
+    }
     ensure!(erased["verdict"] == "provision", "{erased:#}");
     let missing = node.vm.run("disk-discovery explain sdz")?;
     ensure!(
