@@ -4,17 +4,20 @@
 #![allow(unsafe_code)]
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     fs::File,
     io,
+    mem::MaybeUninit,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::process::CommandExt,
     },
     process::Command,
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
+
+use crate::units::DevNo;
 
 use nix::{ioctl_none_bad, ioctl_read, ioctl_read_bad, ioctl_write_ptr, ioctl_write_ptr_bad};
 
@@ -284,6 +287,39 @@ fn descriptor(answer: libc::c_long) -> io::Result<OwnedFd> {
     let fd = i32::try_from(answer).map_err(|_large| io::Error::from(io::ErrorKind::InvalidData))?;
     // SAFETY: the kernel has just made this descriptor and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Number of the block device that a link below `/proc/PID/fd` leads to; `None`
+/// when it leads to anything else (`statx(2)`, Linux 4.11). No attribute is
+/// asked for and none fetched, so that the kernel answers with the type and the
+/// number that it has in memory, also for a file on a server that is gone.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn block_device_behind(directory: BorrowedFd<'_>, link: &CStr) -> io::Result<Option<DevNo>> {
+    let mut found = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the string and the structure outlive the call, and the kernel
+    // writes at most one structure.
+    let answer = unsafe {
+        libc::statx(
+            directory.as_raw_fd(),
+            link.as_ptr(),
+            libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT,
+            0,
+            found.as_mut_ptr(),
+        )
+    };
+    if answer != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it consists of integers, which are zero where the kernel has not
+    // written.
+    let found = unsafe { found.assume_init() };
+    let is_block_device = u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFBLK;
+    Ok(is_block_device.then_some(DevNo {
+        major: found.stx_rdev_major,
+        minor: found.stx_rdev_minor,
+    }))
 }
 
 /// Lets a mounted ext4 use this many of its blocks (`EXT4_IOC_RESIZE_FS`).

@@ -62,6 +62,7 @@ fn unread() -> Device {
         rotational: nothing(),
         holders: nothing(),
         slaves: nothing(),
+        backing: nothing(),
         vendor: nothing(),
         model: nothing(),
         serial: nothing(),

@@ -22,10 +22,15 @@ pub const CASES: &[Case] = &[
     ),
 ];
 
-const CONFIG: &str = r#"{"diskName":"sdh1","diskUUID":"1fa0e2c8-7f1c-4f9d-bb3c-e2d0b4b8a1f3","diskDriver":"","state":"ready"}"#;
+pub(crate) const CONFIG: &str = r#"{"diskName":"sdh1","diskUUID":"1fa0e2c8-7f1c-4f9d-bb3c-e2d0b4b8a1f3","diskDriver":"","state":"ready"}"#;
 
 /// A disk as people make one: a table, a filesystem, a line in fstab.
-fn by_hand(node: &mut Node, device: &str, filesystem: &str, config: Option<&str>) -> Result<()> {
+pub(crate) fn by_hand(
+    node: &mut Node,
+    device: &str,
+    filesystem: &str,
+    config: Option<&str>,
+) -> Result<()> {
     let config = config.map_or_else(String::new, |config| {
         format!("echo '{config}' > /srv/longhorn-disk.cfg && mkdir /srv/replicas")
     });

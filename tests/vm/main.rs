@@ -22,6 +22,7 @@ mod interrupted;
 mod lasting;
 mod mount_units;
 mod mounts;
+mod opened;
 mod permitted;
 mod released;
 mod swapped;
@@ -52,6 +53,7 @@ fn main() {
         gates::CASES,
         hazards::CASES,
         contested::CASES,
+        opened::CASES,
         swapped::CASES,
         faulty::CASES,
         grown::CASES,

@@ -202,6 +202,10 @@ pub(super) fn in_use(view: &View<'_>, disk: &Device) -> Gate {
                 ));
             }
         }
+        if let Some(other) = view.loop_on(device) {
+            let detail = format_args!("{} is under {other}", device.name);
+            return Err(Refusal::new(Reason::Stacked, detail));
+        }
         let multipath = device
             .udev
             .known()?
@@ -214,6 +218,7 @@ pub(super) fn in_use(view: &View<'_>, disk: &Device) -> Gate {
         device.devno.known()?;
         device.devname.known()?;
     }
+    view.loops_are_known()?;
     view.inventory.host_mounts.known()?;
     view.inventory.swaps.known()?;
     Ok(())

@@ -488,6 +488,56 @@ fn a_disk_built_on_another_device_is_refused() {
 }
 
 #[test]
+fn a_disk_under_a_loop_device_is_refused_by_number_or_by_name() {
+    let under = |backing| {
+        Bench::with(|b| {
+            b.add(partition("sdb", 1, devno(8, 17)));
+            b.add(loop_device(backing));
+        })
+    };
+    for backing in [
+        on("/dev/disk-of-mine", Some(devno(8, 16))),
+        on("/dev/disk-of-mine", Some(devno(8, 17))),
+        on("/dev/sdb", None),
+        on("/dev/sdb1", None),
+        on("/dev/sdb1 (deleted)", None),
+        on("/srv/container/dev/sdb", None),
+        // The root of a devtmpfs that nobody sees.
+        on("/sdb1", None),
+    ] {
+        let refusal = under(backing.clone()).refusal("sdb");
+        assert_eq!(refusal.reason, Reason::Stacked, "{backing:?}");
+        assert!(refusal.detail.ends_with("under loop7"), "{refusal}");
+    }
+}
+
+#[test]
+fn a_loop_device_on_a_file_or_on_another_disk_refuses_nothing() {
+    for backing in [
+        Fact::Known(None),
+        on("/var/lib/snapd/snaps/core22_1380.snap", None),
+        on("/var/lib/images/sdb", None),
+        on("/dev/shm/sdb", None),
+        on("/dev/sdc", Some(devno(8, 32))),
+        on("/dev/sdbb", None),
+    ] {
+        let bench = Bench::with(|b| b.add(loop_device(backing.clone())));
+        assert!(bench.is_provisioned("sdb"), "{backing:?}");
+    }
+}
+
+#[test]
+fn a_loop_device_that_does_not_say_what_it_lies_on_lets_no_new_disk_be_taken() {
+    let bench = Bench::with(|b| b.add(loop_device(lost())));
+    assert_eq!(bench.reason("sdb"), Reason::Unreadable);
+    // What is ours and mounted is not asked, nor what is ours and to be mounted:
+    // that asks again before it mounts.
+    let mut managed = Bench::managed();
+    managed.add(loop_device(lost()));
+    assert!(matches!(managed.verdict("sdb"), Verdict::Managed(_)));
+}
+
+#[test]
 fn swap_is_recognised_by_the_name_of_the_node_and_not_of_the_kernel() {
     let bench = Bench::with(|b| {
         b.dev("sdb").devname = Fact::Known("disks/b".to_owned());
@@ -1007,6 +1057,8 @@ fn an_interrupted_disk_is_not_written_to_while_it_is_used_protected_or_the_syste
     assert_eq!(mounted, Reason::Mounted);
     let held = changed(|b| b.dev("sdb1").holders = Fact::Known(vec!["dm-0".to_owned()]));
     assert_eq!(held, Reason::Stacked);
+    let looped = changed(|b| b.add(loop_device(on("/dev/sdb", None))));
+    assert_eq!(looped, Reason::Stacked);
     let protected = changed(|b| b.dev("sdb").read_only = Fact::Known(true));
     assert_eq!(protected, Reason::ReadOnly);
     let system = changed(|b| b.mounts().push(mount(devno(8, 17), "/var")));

@@ -11,7 +11,11 @@ use super::{Policy, Reason, Refusal};
 use crate::{
     approval::Token,
     claim::{Claim, ClaimId, Origin, Table},
-    observe::{Device, Inventory, Medium, identity_keys, signature::Signature, tables::Mount},
+    fact::Fact,
+    observe::{
+        Device, Inventory, Medium, identity_keys, loops::Backing, signature::Signature,
+        tables::Mount,
+    },
     units::{DevNo, DiskName},
 };
 
@@ -47,6 +51,8 @@ pub(super) struct View<'a> {
     by_devno: HashMap<DevNo, &'a Device>,
     /// The number of each device is known: one that is not there is gone.
     by_devno_complete: bool,
+    /// Loop devices that are in use, or may be.
+    loops: Vec<&'a Device>,
     /// From either mount table: use that is proven.
     mounts: HashMap<DevNo, Vec<&'a Mount>>,
     /// Disks of the system, or why they cannot be told.
@@ -74,6 +80,8 @@ impl<'a> View<'a> {
                 by_devno.insert(*devno, &**device);
             }
         }
+        let loops = inventory.devices.values().map(|device| &**device);
+        let loops = loops.filter(|device| device.backing != Fact::Known(None));
         let mut mounts: HashMap<DevNo, Vec<&Mount>> = HashMap::new();
         let tables = [&inventory.host_mounts, &inventory.own_mounts];
         for mount in tables
@@ -89,6 +97,7 @@ impl<'a> View<'a> {
             partitions,
             by_devno,
             by_devno_complete,
+            loops: loops.collect(),
             mounts,
             system: Ok(BTreeSet::new()),
             swap: Ok(BTreeMap::new()),
@@ -142,6 +151,22 @@ impl<'a> View<'a> {
             .filter_map(|table| table.known().ok())
             .flatten();
         mounts.find(|mount| mount.filesystem == "devtmpfs" && mount.root == node)
+    }
+
+    /// A loop device that is known to lie on a device.
+    pub fn loop_on(&self, device: &Device) -> Option<&'a str> {
+        let lies = |backing: &Option<Backing>| backing.as_ref().is_some_and(|it| it.is(device));
+        let mut loops = self.loops.iter();
+        let found = loops.find(|other| other.backing.is_known_and(lies))?;
+        Some(&found.name)
+    }
+
+    /// Whether it is known of every loop device what it lies on.
+    pub fn loops_are_known(&self) -> Result<(), Refusal> {
+        for other in &self.loops {
+            other.backing.known()?;
+        }
+        Ok(())
     }
 
     /// What was read off a disk.

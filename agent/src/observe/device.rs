@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Host, sysfs};
+use super::{Host, loops::Backing, sysfs};
 use crate::{fact::Fact, units::DevNo};
 
 /// Reads one device as it is at this moment, past any cache.
 pub fn read(host: &Host, name: &str) -> Device {
-    sysfs::read_device(&host.class_block(), &host.udev_database(), name)
+    sysfs::read_device(host, name)
 }
 
 /// One block device of sysfs.
@@ -46,6 +46,9 @@ pub struct Device {
     pub holders: Fact<Vec<String>>,
     /// Kernel names of devices that this one is built on.
     pub slaves: Fact<Vec<String>>,
+    /// What a loop device lies on; `None` for one that is not in use, and for
+    /// all others.
+    pub backing: Fact<Option<Backing>>,
     /// As the device says it.
     pub vendor: Fact<Option<String>>,
     /// As the device says it.

@@ -56,6 +56,11 @@ impl Host {
         self.root.join("proc/swaps")
     }
 
+    /// A directory for each process of the host.
+    pub fn processes(&self) -> PathBuf {
+        self.root.join("proc")
+    }
+
     /// Whether the kernel has a block device of that number at this moment.
     ///
     /// # Errors

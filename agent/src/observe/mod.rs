@@ -10,6 +10,7 @@
 //!   [`Readers`] keeps a disk that does not answer from holding up the
 //!   others.
 //! - [`doorbell`] says that something changed and where to look, never what.
+//! - [`loops`] and [`openers`] find those who use a disk without holding it.
 //! - [`witness`] is a second opinion through another library; it can only veto.
 
 mod ailment;
@@ -19,8 +20,10 @@ pub mod doorbell;
 pub mod host;
 mod identity;
 pub mod longhorn_disk;
+pub mod loops;
 pub mod medium;
 mod observer;
+pub mod openers;
 pub mod peek;
 mod pieces;
 mod readers;

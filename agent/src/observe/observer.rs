@@ -188,9 +188,8 @@ impl Observer {
         names: &BTreeSet<String>,
         present: &BTreeSet<String>,
     ) -> BTreeSet<String> {
-        let (class_block, database) = (self.host.class_block(), self.host.udev_database());
         for name in names {
-            let device = sysfs::read_device(&class_block, &database, name);
+            let device = sysfs::read_device(&self.host, name);
             self.devices.insert(name.clone(), Arc::new(device));
         }
         names

@@ -17,7 +17,9 @@ use nix::{
 };
 
 use super::{
+    Host,
     device::{Device, Transport, is_part_of},
+    loops::{self, Backing},
     transport, udev_db,
 };
 use crate::{fact::Fact, units::DevNo};
@@ -26,8 +28,8 @@ use crate::{fact::Fact, units::DevNo};
 const PAGE: usize = 4096;
 
 /// Reads a device by its link in `/sys/class/block`.
-pub(super) fn read_device(class_block: &Path, udev_database: &Path, name: &str) -> Device {
-    let link = class_block.join(name);
+pub(super) fn read_device(host: &Host, name: &str) -> Device {
+    let link = host.class_block().join(name);
     let path = canonical_path(&link);
     let directory = Directory::open(&link);
     let uevent = directory
@@ -43,7 +45,7 @@ pub(super) fn read_device(class_block: &Path, udev_database: &Path, name: &str) 
     let is_partition = parent.is_some();
     let udev = devno
         .clone()
-        .and_then(|devno| udev_db::read(udev_database, devno));
+        .and_then(|devno| udev_db::read(&host.udev_database(), devno));
     let for_disks = |name: &str| {
         if is_partition {
             Fact::Known(None)
@@ -109,6 +111,11 @@ pub(super) fn read_device(class_block: &Path, udev_database: &Path, name: &str) 
         } else {
             directory.names("slaves")
         },
+        backing: if loops::is_loop(name) {
+            backing(&directory, host)
+        } else {
+            Fact::Known(None)
+        },
         vendor: for_disks("device/vendor"),
         // virtio-blk has a PCI vendor id and no model in these places.
         model: if virtio {
@@ -128,6 +135,17 @@ pub(super) fn read_device(class_block: &Path, udev_database: &Path, name: &str) 
         path,
         udev,
     }
+}
+
+/// Reads only what a loop device lies on.
+pub(super) fn read_backing(host: &Host, name: &str) -> Fact<Option<Backing>> {
+    backing(&Directory::open(&host.class_block().join(name)), host)
+}
+
+/// A loop device that is not in use does not have the attribute, or an empty one.
+fn backing(directory: &Directory, host: &Host) -> Fact<Option<Backing>> {
+    let path = directory.attribute("loop/backing_file");
+    path.map(|path| Some(Backing::at(path?, &host.nodes())))
 }
 
 fn canonical_path(link: &Path) -> Fact<String> {

@@ -33,8 +33,16 @@ pub enum ProvisionError {
     Held {
         /// Its device node.
         node: PathBuf,
-        /// By which means.
-        how: &'static str,
+        /// By which means, and by whom where that is known.
+        how: String,
+    },
+    /// It is not known that nobody else writes to the disk.
+    #[error("it cannot be told who has {} open for writing: {why}", node.display())]
+    OpenersUnknown {
+        /// Its device node.
+        node: PathBuf,
+        /// What could not be read.
+        why: Unreadable,
     },
     /// The proof on the open disk failed.
     #[error("not proven: {0}")]

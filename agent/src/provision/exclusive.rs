@@ -20,8 +20,9 @@ use crate::{
     fact::{Fact, Unreadable},
     journal::Approved,
     observe::{
-        Device, Host, Identity, Medium, Purpose, device,
+        Device, Host, Identity, Medium, Purpose, device, loops,
         medium::{self, Depth, Question},
+        openers,
     },
     sys,
     units::DevNo,
@@ -134,7 +135,7 @@ impl LockedDisk {
                 Err((_, Errno::EWOULDBLOCK)) => {
                     return Err(ProvisionError::Held {
                         node: target.node,
-                        how: "flock",
+                        how: "flock".to_owned(),
                     });
                 }
                 Err((_, error)) => return Err(ProvisionError::io("lock the disk")(error.into())),
@@ -322,7 +323,7 @@ impl LockedDisk {
             .map_err(|error| match error.raw_os_error() {
                 Some(libc::EBUSY) => ProvisionError::Held {
                     node: node.to_owned(),
-                    how: "O_EXCL",
+                    how: "O_EXCL".to_owned(),
                 },
                 _ => ProvisionError::io("open the disk exclusively")(error),
             })?;
@@ -330,6 +331,40 @@ impl LockedDisk {
             .map_err(|error| self.target.another(error.to_string()))?;
         self.check_identity(&file)?;
         Ok(file)
+    }
+
+    /// Makes sure that nobody uses the disk who has not asked for it exclusively:
+    /// that no other process has it or a partition of it open for writing, and
+    /// that no loop device lies on it. Whoever opens it later can only be seen by
+    /// asking again.
+    ///
+    /// # Errors
+    /// [`ProvisionError::Held`] with who does, or when that cannot be told.
+    pub(super) fn check_nobody_writes(&self) -> Result<(), ProvisionError> {
+        let held = |how| ProvisionError::Held {
+            node: self.target.node.clone(),
+            how,
+        };
+        let unknown = |why: &Unreadable| ProvisionError::OpenersUnknown {
+            node: self.target.node.clone(),
+            why: why.clone(),
+        };
+        let mut parts = vec![device::read(&self.host, &self.target.name)];
+        for name in self.partitions()? {
+            parts.push(device::read(&self.host, &name));
+        }
+        let mut devices = vec![self.target.devno];
+        for part in &parts {
+            devices.push(*part.devno.known().map_err(unknown)?);
+        }
+        if let Some(name) = loops::above(&self.host, &parts).known().map_err(unknown)? {
+            return Err(held(format!("{name} lies on it")));
+        }
+        match openers::writer(&self.host, &devices).known() {
+            Ok(None) => Ok(()),
+            Ok(Some(opener)) => Err(held(format!("open for writing: {opener}"))),
+            Err(why) => Err(unknown(why)),
+        }
     }
 
     /// Opens the disk to write to it while its own filesystem holds it. By way of
@@ -368,7 +403,8 @@ pub(super) fn partition_name(disk: &str) -> String {
     format!("{disk}{separator}1")
 }
 
-/// A locked disk that nobody else can open exclusively, mount or stack on.
+/// A locked disk that nobody else can open exclusively, mount or stack on, and
+/// that nobody else had open for writing.
 /// There is no way to get one but the checks of [`ExclusiveDisk::open`]:
 ///
 /// ```compile_fail
@@ -391,6 +427,7 @@ impl ExclusiveDisk {
     pub fn open(target: Target, host: &Host) -> Result<Self, ProvisionError> {
         let disk = LockedDisk::open(target, host)?;
         let file = disk.open_exclusively()?;
+        disk.check_nobody_writes()?;
         Ok(Self { disk, file })
     }
 

@@ -4,7 +4,8 @@
 //! one thread. Each step consumes the value that permits it:
 //!
 //! ```text
-//! Target ─open, flock, O_EXCL, identity─► ExclusiveDisk
+//! Target ─open, flock, O_EXCL, identity,
+//!         nobody else writes to it──────► ExclusiveDisk
 //!        ─read the medium──────────────► BlankProof or PendingProof
 //!        ─journal, write the table─────► PendingDisk
 //!        ─mkfs, verify, commit, mount──► Mounted
@@ -21,6 +22,8 @@ mod mkfs;
 mod mount;
 mod proof;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -316,21 +319,16 @@ fn begin(
     } = &around.state;
     journal.record(&entry)?;
     // The decision may be old: meanwhile another disk may have come by the
-    // name, or formatting been frozen.
+    // name, somebody have begun to write to the disk, or formatting been frozen.
     let allowed = mount::reserve(&around.mount_root, &claim, again).and_then(|()| {
-        ledger
-            .begin(
-                &claim.name,
-                provision.approval,
-                again,
-                around.max_formats_per_hour,
-            )
-            .map_err(|refused| {
-                if !again {
-                    mount::give_back(&around.mount_root, &claim);
-                }
-                refused.into()
-            })
+        let begun = proof.check_nobody_writes().and_then(|()| {
+            let limit = around.max_formats_per_hour;
+            Ok(ledger.begin(&claim.name, provision.approval, again, limit)?)
+        });
+        if begun.is_err() && !again {
+            mount::give_back(&around.mount_root, &claim);
+        }
+        begun
     });
     if let Err(error) = allowed {
         // What was begun before keeps its entry and with it its name.

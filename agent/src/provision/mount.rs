@@ -69,6 +69,9 @@ pub(super) fn mount(
         // A disk that was pulled out leaves its mount behind.
         unmount_dead(occupant.name, there.devno, around)?;
     }
+    // Before the name is taken down: a disk that was mounted here once is served
+    // whatever the rules for others say.
+    locked.check_nobody_writes()?;
     prepare_mountpoint(&place)?;
     keep_name(partition, occupant, around)?;
     // The decision may be old by now.

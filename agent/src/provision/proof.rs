@@ -87,6 +87,15 @@ impl BlankProof {
         self.approved.as_ref()
     }
 
+    /// Asks once more whether anybody else uses the disk: reading it took a
+    /// while.
+    ///
+    /// # Errors
+    /// [`ProvisionError::Held`] with who does, or when that cannot be told.
+    pub(super) fn check_nobody_writes(&self) -> Result<(), ProvisionError> {
+        self.disk.disk().check_nobody_writes()
+    }
+
     /// The disk that was proven blank.
     pub fn target(&self) -> &Target {
         self.disk.disk().target()

@@ -80,6 +80,8 @@ impl PendingProof {
     /// When a write fails or the table read back is another.
     pub fn resume(self) -> Result<PendingDisk, ProvisionError> {
         let (disk, claim, whole) = self.into_parts();
+        // Reading it took a while.
+        disk.disk().check_nobody_writes()?;
         if whole {
             // Who wrote it may have been killed before it was durable. If it
             // were not when the commit begins, a power cut could tear both
@@ -130,6 +132,7 @@ pub(super) fn complete_commit(
     begun: &[Begun],
 ) -> Result<(), ProvisionError> {
     let file = open_exclusively_soon(disk)?;
+    disk.check_nobody_writes()?;
     write_committed(disk, &file, claim, Stage::Committed, begun)
 }
 

@@ -107,6 +107,7 @@ fn device(name: &str, minor: u32, disk: u8, identified: bool) -> Device {
         rotational: Fact::Known(Some(false)),
         holders: Fact::Known(Vec::new()),
         slaves: Fact::Known(Vec::new()),
+        backing: Fact::Known(None),
         vendor: Fact::Known(Some("ATA".to_owned())),
         model: Fact::Known(Some("SSD".to_owned())),
         serial: own(format!("S{disk}")),

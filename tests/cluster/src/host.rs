@@ -445,6 +445,7 @@ fn device(name: &str, disk: &Disk) -> Device {
         rotational: Fact::Known(Some(false)),
         holders: Fact::Known(Vec::new()),
         slaves: Fact::Known(Vec::new()),
+        backing: Fact::Known(None),
         vendor: Fact::Known(None),
         model: Fact::Known(None),
         serial: Fact::Known(Some(disk.uuid.simple().to_string())),

@@ -159,6 +159,8 @@ fn a_disk_of_longhorns_in_use_elsewhere_is_left_alone_and_not_looked_into() {
     assert_eq!(mounted, (Reason::MountedElsewhere, None));
     let stacked = window(|b| b.dev("sdb1").holders = Fact::Known(vec!["dm-0".to_owned()]));
     assert_eq!(stacked, (Reason::Stacked, None));
+    let looped = window(|b| b.add(loop_device(on("/dev/sdb1", Some(devno(8, 17))))));
+    assert_eq!(looped, (Reason::Stacked, None));
     let network = window(|b| b.dev("sdb").transport = Fact::Known(Transport::Iscsi));
     assert_eq!(network, (Reason::NetworkTransport, Some(Window::Closed)));
     let system = window(|b| b.mounts().push(mount(devno(8, 17), "/var")));

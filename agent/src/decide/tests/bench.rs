@@ -16,6 +16,7 @@ use crate::{
     ledger::Standing,
     observe::{
         Device, Inventory, Medium, Transport, UdevRecord,
+        loops::Backing,
         medium::{Content, Inside},
         sample::Seed,
         scan::Scan,
@@ -275,6 +276,7 @@ pub(super) fn disk(name: &str, minor: u32) -> Device {
         rotational: Fact::Known(Some(false)),
         holders: Fact::Known(Vec::new()),
         slaves: Fact::Known(Vec::new()),
+        backing: Fact::Known(None),
         vendor: Fact::Known(Some("ATA".to_owned())),
         model: Fact::Known(Some("SSD 12".to_owned())),
         serial: Fact::Known(Some(format!("S{minor}"))),
@@ -317,6 +319,20 @@ pub(super) fn stacked(name: &str, at: DevNo, on: &[&str]) -> Device {
         transport: Fact::Known(Transport::Virtual),
         ..disk(name, 0)
     }
+}
+
+/// A loop device.
+pub(super) fn loop_device(backing: Fact<Option<Backing>>) -> Device {
+    Device {
+        backing,
+        ..stacked("loop7", devno(7, 7), &[])
+    }
+}
+
+/// On what lies at a path, and where that is a node, its number.
+pub(super) fn on(path: &str, devno: Option<DevNo>) -> Fact<Option<Backing>> {
+    let path = path.to_owned();
+    Fact::Known(Some(Backing { path, devno }))
 }
 
 pub(super) fn blank() -> Arc<Fact<Medium>> {

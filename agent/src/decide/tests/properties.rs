@@ -133,6 +133,7 @@ fn any_device(at: usize) -> BoxedStrategy<Device> {
             hidden: flags.2,
             holders: flags.3,
             slaves: flags.4,
+            backing: Fact::Known(None),
             transport: flags.5,
             vendor: texts.0,
             model: texts.1,
@@ -540,6 +541,9 @@ const BLINDINGS: &[(&str, Blinding)] = &[
     ("hidden", |b, d| b.dev(d).hidden = lost()),
     ("holders", |b, d| b.dev(d).holders = lost()),
     ("slaves", |b, d| b.dev(d).slaves = lost()),
+    ("backing of a loop device", |b, _| {
+        b.add(loop_device(lost()));
+    }),
     ("vendor", |b, d| b.dev(d).vendor = lost()),
     ("model", |b, d| b.dev(d).model = lost()),
     ("serial", |b, d| b.dev(d).serial = lost()),
@@ -616,6 +620,11 @@ const EVIDENCE: &[(&str, Evidence)] = &[
     }),
     ("a slave", |b, d| {
         push(&mut b.dev(d).slaves, "sda1".to_owned())
+    }),
+    ("a loop device", |b, d| {
+        if let Ok(node) = b.dev(d).devname.known().cloned() {
+            b.add(loop_device(on(&format!("/dev/{node}"), None)));
+        }
     }),
     ("a partition", |b, d| b.add(partition(d, 9, devno(259, 9)))),
     ("a multipath path", |b, d| {
