@@ -217,7 +217,7 @@ fn the_agent_cannot_begin_with_a_disk_while_the_commands_that_erase_it_run() {
             if writes == 2 {
                 let opened = LockedDisk::open(target.clone(), &host);
                 assert!(
-                    matches!(opened, Err(ProvisionError::Held { how: "flock", .. })),
+                    matches!(&opened, Err(ProvisionError::Held { how, .. }) if how == "flock"),
                     "{opened:?}"
                 );
             }
