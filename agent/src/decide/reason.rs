@@ -137,7 +137,7 @@ reasons! {
         "See the detail; udevadm trigger makes udevd look again.";
     ArrayMember, "array-member",
         "It looks like a member of an array, and what is on it is the array's.",
-        "Assemble the array and use that; if it is no more, remove what is left of it with your own tools, such as mdadm --zero-superblock.";
+        "Assemble the array and use that; if it is no more, remove what is left of it with the tools that made it.";
     SectorSize, "sector-size",
         "It is ours, but its partition table is for sectors of another size than it has here, so nobody finds it.",
         "Attach it as before, through the same kind of adapter or controller; what is on it is whole.";
