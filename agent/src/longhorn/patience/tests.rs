@@ -166,3 +166,15 @@ fn a_symptom_is_a_finding_when_it_has_lasted() {
     let due = symptoms.lasting(missing(), now).1;
     assert_eq!(due, Some(now + Duration::from_secs(62)));
 }
+
+#[test]
+fn a_disk_that_waits_for_something_else_is_not_the_one_that_is_tried_first() {
+    let (mut writes, now) = (Writes::new(1), Instant::now());
+    let wanted = adding(&["sda1", "sdb1", "sdc1"]);
+    let waiting = adding(&["sda1"]).added;
+    let no = Failure::Rejected("duplicate disk paths".to_owned());
+    writes.failed(&adding(&["sdb1", "sdc1"]), no, None, now);
+    let held = writes.held_back(&wanted.added, &waiting, None, now);
+    let held: Vec<&str> = held.iter().map(DiskName::as_str).collect();
+    assert_eq!(held, ["sda1", "sdc1"]);
+}
