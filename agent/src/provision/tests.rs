@@ -16,10 +16,10 @@ fn open(device: &Loop, host: &Host) -> Result<ExclusiveDisk, ProvisionError> {
 }
 
 fn held_by(outcome: &ProvisionError) -> &str {
-    match outcome {
-        ProvisionError::Held { how, .. } => how,
-        other => panic!("not held: {other}"),
-    }
+    let ProvisionError::Held { how, .. } = outcome else {
+        panic!("not held: {outcome}");
+    };
+    how
 }
 
 #[test]

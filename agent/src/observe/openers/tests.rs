@@ -176,7 +176,8 @@ fn the_threads_of_a_process_whose_first_has_ended_are_looked_at() {
 fn what_cannot_be_looked_at_is_not_nobody() {
     // A directory in the place of a file, and the other way round: no error of
     // something that has ended.
-    let cases: [(&str, fn(&Path)); 4] = [
+    type Change = fn(&Path);
+    let cases: [(&str, Change); 4] = [
         ("77/fd", |path| {
             fs::remove_dir_all(path).expect("removed");
             fs::write(path, "").expect("a file");
