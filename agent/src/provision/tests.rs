@@ -127,3 +127,16 @@ fn who_begins_to_write_while_a_claim_is_read_stops_its_completion() {
     let error = proof.resume().expect_err("held");
     assert!(held_by(&error).contains("sleep"), "{error}");
 }
+
+#[test]
+fn a_commit_that_was_cut_off_is_not_completed_while_somebody_writes() {
+    let device = Loop::of_bytes(SIZE);
+    let stranger = Stranger::with(&device.node(), "<>");
+    let neighbours = Neighbours::of(&[stranger.pid()]);
+    let host = neighbours.host();
+    let target = Target::of(&device.device(), &host).expect("a target");
+    let disk = LockedDisk::open(target, &host).expect("locked");
+    let id = ClaimId::fresh("sdb1".parse().expect("a name"));
+    let error = table::complete_commit(&disk, &id, &[]).expect_err("held");
+    assert!(held_by(&error).contains("sleep"), "{error}");
+}
