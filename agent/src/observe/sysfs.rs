@@ -264,6 +264,9 @@ impl Directory {
             // The attribute exists but the device has no answer: sd says ENXIO
             // or EINVAL for the wwid of a disk that has none.
             Err(Errno::ENXIO | Errno::EINVAL | Errno::EOPNOTSUPP) => Fact::Known(None),
+            // It was taken away after it was opened, as that of a loop device
+            // which is let go: a moment later it would not have been there.
+            Err(Errno::ENODEV) => Fact::Known(None),
             Err(error) => failed(error),
         }
     }

@@ -1,7 +1,7 @@
 //! Who else uses a disk, asked of loop devices of the test. Nothing is written
 //! to them.
 
-use std::{fs::File, io::Read};
+use std::{fs::File, io::Read, thread, time::Instant};
 
 use super::*;
 use crate::observe::{
@@ -11,8 +11,20 @@ use crate::observe::{
 
 const SIZE: u64 = 64 << 20;
 
+/// A child that another test starts has what this process has open, until it runs
+/// its program: so long a disk that was let go a moment ago is held.
 fn open(device: &Loop, host: &Host) -> Result<ExclusiveDisk, ProvisionError> {
-    ExclusiveDisk::open(Target::of(&device.device(), host)?, host)
+    let end = Instant::now() + Duration::from_mins(1);
+    loop {
+        let opened = ExclusiveDisk::open(Target::of(&device.device(), host)?, host);
+        let by_a_child = opened.as_ref().is_err_and(|error| {
+            matches!(error, ProvisionError::Held { how, .. } if how == "O_EXCL" || how == "flock")
+        });
+        if !by_a_child || Instant::now() > end {
+            return opened;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn held_by(outcome: &ProvisionError) -> &str {

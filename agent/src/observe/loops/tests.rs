@@ -1,7 +1,12 @@
 //! With loop devices on a file of the test, and with a directory in the place of
 //! the host's.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::*;
 use crate::observe::device;
@@ -52,9 +57,17 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
+        let attribute = format!("/sys/class/block/{}/loop/backing_file", self.name);
+        let backing = || fs::read_to_string(&attribute).ok();
+        let ours = backing();
         let ended = Command::new("losetup").arg("-d").arg(self.node()).status();
         if !ended.is_ok_and(|status| status.success()) {
             eprintln!("{0} is still there: losetup -d {0}", self.node());
+        }
+        // It goes when nobody looks at it any more, as udevd may for a moment.
+        let end = Instant::now() + Duration::from_mins(1);
+        while ours.is_some() && backing() == ours && Instant::now() < end {
+            thread::sleep(Duration::from_millis(1));
         }
     }
 }

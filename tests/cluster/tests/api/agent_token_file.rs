@@ -105,11 +105,12 @@ fn a_token_file_that_kubelet_replaces_is_read_anew_when_the_old_token_has_ended(
     host.provision("sdd1");
     until("what comes then is registered and seen", || is_seen("sdd1"));
     until("nothing is wrong", || cluster.is_clean(&agent));
-    // Once: the next connection was made with what was in the file by then.
+    // Once: the next connection was made with what was in the file by then. Not at
+    // all where a minute had passed, after which kube reads the file by itself.
     let outcomes = agent.status.borrow().requests.clone();
     let refused = outcomes
         .iter()
         .filter(|((_, outcome), _)| *outcome == "unauthorized");
     let refused: u64 = refused.map(|(_, count)| count).sum();
-    assert_eq!(refused, 1, "{outcomes:?}");
+    assert!(refused <= 1, "{outcomes:?}");
 }
