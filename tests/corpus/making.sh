@@ -91,7 +91,8 @@ named() {
 # uncommit: a claim of this agent as it was before it was committed.
 uncommit() {
     udevadm settle --timeout=600
+    # From the disk: udevd was told not to look again when the claim was committed.
     local name
-    name=$(lsblk -dnro PARTLABEL "${disk}1")
+    name=$(sfdisk --part-label "$disk" 1)
     sfdisk -q --part-label "$disk" 1 "lh-pending:${name#longhorn:}"
 }
