@@ -71,7 +71,11 @@ pub(super) fn mount(
     }
     // Before the name is taken down: a disk that was mounted here once is served
     // whatever the rules for others say.
-    locked.check_nobody_writes()?;
+    serve_known(
+        locked.check_nobody_writes(),
+        is_known(occupant, around),
+        occupant.name,
+    )?;
     prepare_mountpoint(&place)?;
     keep_name(partition, occupant, around)?;
     // The decision may be old by now.
@@ -113,6 +117,29 @@ pub(super) fn check_not_released(
     Ok(())
 }
 
+/// Whether a disk was mounted here before under its name.
+fn is_known(occupant: &Occupant<'_>, around: &Surroundings) -> bool {
+    let standing = around.state.ledger.standing();
+    standing.is_known_and(|standing| standing.name_of(occupant.uuid) == Some(occupant.name))
+}
+
+/// Where the processes of the host cannot be looked at, nothing begins; but a
+/// disk that was mounted here before must not stay away for that.
+fn serve_known(
+    checked: Result<(), ProvisionError>,
+    known: bool,
+    name: &DiskName,
+) -> Result<(), ProvisionError> {
+    match checked {
+        Err(error @ ProvisionError::OpenersUnknown { .. }) if known => {
+            let error = chain(&error);
+            tracing::warn!(%name, error, "mounted all the same: it was mounted here before");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
 /// Takes the name down before the mount. A disk that says its name itself must
 /// not stay away because the host's own disk is full.
 fn keep_name(
@@ -121,9 +148,7 @@ fn keep_name(
     around: &Surroundings,
 ) -> Result<(), ProvisionError> {
     let ledger = &around.state.ledger;
-    let known = ledger
-        .standing()
-        .is_known_and(|standing| standing.name_of(occupant.uuid) == Some(occupant.name));
+    let known = is_known(occupant, around);
     match ledger.mounting(occupant.uuid, occupant.name, partition.devno()) {
         Ok(()) => Ok(()),
         Err(error @ (LedgerError::Read(_) | LedgerError::Write(_)))

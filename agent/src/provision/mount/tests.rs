@@ -155,3 +155,43 @@ fn a_disk_that_has_left_is_not_mounted_by_a_job_that_was_decided_before() {
         .expect("leaving");
     check().expect("it is served until it has left");
 }
+
+#[test]
+fn only_a_disk_that_was_mounted_here_before_is_mounted_where_processes_cannot_be_seen() {
+    let unknown = || {
+        Err(ProvisionError::OpenersUnknown {
+            node: PathBuf::from("/dev/sdb"),
+            why: crate::fact::Unreadable {
+                what: "/proc/1/fd".to_owned(),
+                why: "Permission denied".to_owned(),
+            },
+        })
+    };
+    let held = || {
+        Err(ProvisionError::Held {
+            node: PathBuf::from("/dev/sdb"),
+            how: "open for writing".to_owned(),
+        })
+    };
+    let name: DiskName = "sdb1".parse().expect("a name");
+    assert!(serve_known(unknown(), true, &name).is_ok());
+    assert!(serve_known(unknown(), false, &name).is_err());
+    for known in [true, false] {
+        assert!(serve_known(held(), known, &name).is_err());
+        assert!(serve_known(Ok(()), known, &name).is_ok());
+    }
+    let bench = Bench::left();
+    let occupant = |uuid, name| Occupant {
+        uuid,
+        name,
+        filesystem: Filesystem::Ext4,
+        named_by_disk: true,
+    };
+    assert!(is_known(&occupant(DISK, &bench.name), &bench.around));
+    let other: DiskName = "sdc1".parse().expect("a name");
+    assert!(!is_known(&occupant(DISK, &other), &bench.around));
+    assert!(!is_known(
+        &occupant(Uuid::from_u128(2), &bench.name),
+        &bench.around
+    ));
+}
