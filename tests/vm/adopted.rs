@@ -85,7 +85,9 @@ fn cut_off(lab: &Lab) -> Result<()> {
     )?;
     node.vm
         .sh("systemctl disable --quiet disk-discovery && sync")?;
-    for (device, filesystem) in [("sda", "ext4"), ("sdb", "xfs")] {
+    for filesystem in names {
+        // The kernel looks at several at a time: whichever it calls sda.
+        let device = &node.vm.kernel_name(filesystem)?;
         by_hand(&mut node, device, filesystem, Some(CONFIG))?;
         node.vm.sh(&format!(
             "mkdir /srv/{device} && mount /dev/{device}1 /srv/{device} && cd /srv/{device}

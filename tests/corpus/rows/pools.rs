@@ -19,7 +19,7 @@ pub const ROWS: &[Row] = &[
     by_hand(
         "an_spdk_logical_volume_store_is_left_alone",
         64,
-        &["residual-data"],
+        &["signature:spdk_blobstore"],
         spdk,
     ),
     by_hand("vdo_is_left_alone", 64, &["signature:vdo"], vdo),
