@@ -57,13 +57,16 @@ pub fn copied(
     }
     let view = View::new(inventory, policy);
     let is_copied = |(filesystem, kept): &(&Uuid, &Kept)| {
-        let Some(original) = &kept.hardware else {
+        let Some(original) = kept.hardware.as_ref().filter(|_| !kept.copied) else {
             return false;
         };
         let disks = inventory.devices.values();
-        let mut disks = disks.filter(|disk| view.filesystem_of(&disk.name) == Some(**filesystem));
-        !kept.copied
-            && disks.any(|disk| Hardware::of(disk).is_ok_and(|other| !original.is_same(&other)))
+        let disks = disks.filter(|disk| view.filesystem_of(&disk.name) == Some(**filesystem));
+        let disks: Vec<_> = disks.map(|disk| Hardware::of(disk)).collect();
+        // One alone may have come to another controller, which says less of it.
+        let is_other =
+            |this: &Result<Hardware, _>| this.as_ref().is_ok_and(|this| !original.is_same(this));
+        disks.len() > 1 && disks.iter().any(is_other)
     };
     let disks = standing.disks.iter().filter(is_copied);
     disks.map(|(filesystem, _)| *filesystem).collect()

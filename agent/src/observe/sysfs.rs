@@ -144,8 +144,11 @@ pub(super) fn read_backing(host: &Host, name: &str) -> Fact<Option<Backing>> {
 
 /// A loop device that is not in use does not have the attribute, or an empty one.
 fn backing(directory: &Directory, host: &Host) -> Fact<Option<Backing>> {
-    let path = directory.attribute("loop/backing_file");
-    path.map(|path| Some(Backing::at(path?, &host.nodes())))
+    // The kernel takes it away with the file: whoever is about to read it then
+    // is told that there is no such device.
+    let path = directory.read("loop/backing_file", &[Errno::ENODEV]);
+    path.map(text)
+        .map(|path| Some(Backing::at(path?, &host.nodes())))
 }
 
 fn canonical_path(link: &Path) -> Fact<String> {
@@ -194,6 +197,14 @@ fn number_in<T: FromStr>(uevent: &Fact<String>, key: &str, link: &Path) -> Fact<
     })
 }
 
+/// What an attribute says, without its newline; an empty one says nothing.
+fn text(bytes: Option<Vec<u8>>) -> Option<String> {
+    let bytes = bytes?;
+    let text = String::from_utf8_lossy(&bytes);
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
 /// An open directory of sysfs, or why it could not be opened.
 pub(super) struct Directory(Fact<OwnedFd>, String);
 
@@ -233,16 +244,17 @@ impl Directory {
 
     /// An attribute without its newline; an absent or empty one is `None`.
     pub(super) fn attribute(&self, name: &str) -> Fact<Option<String>> {
-        self.bytes(name).map(|bytes| {
-            let bytes = bytes?;
-            let text = String::from_utf8_lossy(&bytes);
-            let text = text.trim();
-            (!text.is_empty()).then(|| text.to_owned())
-        })
+        self.bytes(name).map(text)
     }
 
     /// The bytes of an attribute; `None` when the device does not have it.
     fn bytes(&self, name: &str) -> Fact<Option<Vec<u8>>> {
+        self.read(name, &[])
+    }
+
+    /// The same, where these errors mean that the device does not have it any
+    /// more.
+    fn read(&self, name: &str, gone: &[Errno]) -> Fact<Option<Vec<u8>>> {
         let directory = match &self.0 {
             Fact::Known(fd) => fd,
             Fact::Unreadable(why) => return Fact::Unreadable(why.clone()),
@@ -256,6 +268,7 @@ impl Directory {
         ) {
             Ok(file) => file,
             Err(Errno::ENOENT) => return Fact::Known(None),
+            Err(error) if gone.contains(&error) => return Fact::Known(None),
             Err(error) => return failed(error),
         };
         let mut page = [0_u8; PAGE];
@@ -264,9 +277,7 @@ impl Directory {
             // The attribute exists but the device has no answer: sd says ENXIO
             // or EINVAL for the wwid of a disk that has none.
             Err(Errno::ENXIO | Errno::EINVAL | Errno::EOPNOTSUPP) => Fact::Known(None),
-            // It was taken away after it was opened, as that of a loop device
-            // which is let go: a moment later it would not have been there.
-            Err(Errno::ENODEV) => Fact::Known(None),
+            Err(error) if gone.contains(&error) => Fact::Known(None),
             Err(error) => failed(error),
         }
     }

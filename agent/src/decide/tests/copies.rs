@@ -133,6 +133,20 @@ fn a_second_path_to_a_disk_is_no_copy_of_it() {
 }
 
 #[test]
+fn a_disk_that_has_moved_is_no_copy_of_itself_whatever_others_are() {
+    let mut bench = both();
+    lose(&mut bench, "sdb");
+    // Two other disks are one too many.
+    for disk in ["sdd", "sde"] {
+        bench.add_blank(disk, if disk == "sdd" { 48 } else { 64 });
+        call(&mut bench, disk, "twins");
+    }
+    assert_eq!(bench.reason("sdd"), Reason::DuplicateIdentity);
+    assert_eq!(seen(&bench), Vec::<Uuid>::new());
+    assert!(matches!(bench.verdict("sdc"), Verdict::Managed(_)));
+}
+
+#[test]
 fn a_disk_that_does_not_say_which_it_is_is_left_alone_where_there_is_a_copy() {
     let mut bench = Bench::with(left_alone);
     bench.dev("sdb").serial = Fact::unreadable("serial", "Input/output error");
