@@ -129,8 +129,9 @@ impl Machine {
                 for disk in self.disks {
                     // A PCI device changes the memory map when the guest sets it up; an NVMe
                     // that starts on another emulated CPU meanwhile was seen to lose its first
-                    // command (the README has numbers). So one at a time.
-                    let alone = matches!(disk.bus, Bus::Virtio | Bus::Nvme);
+                    // command (the README has numbers). SCSI disks get their kernel names in
+                    // any order when there are several at a time. So one at a time.
+                    let alone = matches!(disk.bus, Bus::Virtio | Bus::Nvme | Bus::Scsi);
                     let name = disk.name.clone();
                     vm.plug(disk)?;
                     if alone {

@@ -8,7 +8,7 @@ use crate::{
     report::row,
 };
 
-fn medium(scan: Scan) -> Medium {
+pub(super) fn medium(scan: Scan) -> Medium {
     Medium {
         lodger: None,
         resectored: None,

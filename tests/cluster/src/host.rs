@@ -29,7 +29,7 @@ use disk_discovery::{
         register::Terms,
         registrar::{self, RegistrarSettings},
         spawn_with,
-        status::Status,
+        status::{State, Status},
     },
     observe::{Device, Host, Inventory, Transport, longhorn_disk::FILE, tables::Mount},
     releases::Told,
@@ -109,6 +109,16 @@ impl Default for AgentOptions {
     }
 }
 
+impl AgentOptions {
+    /// Every wait of the agent is a fiftieth.
+    pub fn hurried() -> Self {
+        Self {
+            hurry: 50,
+            ..Self::default()
+        }
+    }
+}
+
 /// The part of an agent that speaks with the cluster, running. It ends when
 /// this is dropped.
 #[derive(Debug)]
@@ -130,6 +140,16 @@ impl Agent {
         let runs = self.runs.clone();
         drop(self);
         until("the agent ends", || runs.strong_count() == 0);
+    }
+
+    /// Whether there is nothing that it has yet to do.
+    pub fn is_current(&self) -> bool {
+        self.status.borrow().state == State::Current
+    }
+
+    /// Whether it finds that wrong.
+    pub fn is_told(&self, kind: finding::Kind) -> bool {
+        self.detail(kind).is_some()
     }
 
     /// Particulars of what it finds wrong; none where it does not find that.

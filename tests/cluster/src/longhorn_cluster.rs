@@ -194,6 +194,11 @@ impl LonghornCluster {
         self.node(node)["spec"]["disks"][disk].clone()
     }
 
+    /// Whether a disk has an entry.
+    pub fn has(&self, node: &str, disk: &str) -> bool {
+        !self.entry(node, disk).is_null()
+    }
+
     /// Merges a patch into a Longhorn Node as the administrator, through the API
     /// and its webhooks. Waits while Longhorn is syncing.
     pub fn patch(&self, node: &str, patch: &Value) {

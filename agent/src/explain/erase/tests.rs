@@ -14,13 +14,9 @@ use nix::{
     sys::stat::Mode,
 };
 
-use super::*;
+use super::{super::tests::medium, *};
 use crate::{
-    fact::Fact,
-    observe::{
-        Host, device, medium::Content, sample::Seed, scan::Scan, signature::Signature,
-        traces::Trace,
-    },
+    observe::{Host, device, sample::Seed, scan::Scan, traces::Trace},
     provision::{LockedDisk, ProvisionError, Target},
 };
 
@@ -85,18 +81,7 @@ impl Disk {
             bytes: 0,
             reads: 0,
         };
-        let medium = Medium {
-            lodger: None,
-            resectored: None,
-            table: Fact::Known(crate::claim::Table::Absent),
-            partition: None,
-            content: Some(Content {
-                signature: Fact::Known(Signature::Nothing),
-                scan: Some(Fact::Known(scan)),
-                approvals: Vec::new(),
-                busy: Fact::Known(false),
-            }),
-        };
+        let medium = medium(scan);
         commands(&self.device(), Some(&medium))
     }
 

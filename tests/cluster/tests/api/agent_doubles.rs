@@ -17,17 +17,6 @@ use serde_json::{Value, json};
 
 const UUID: &str = "1fa0e2c8-7f1c-4f9d-bb3c-e2d0b4b8a1f3";
 
-fn hurried() -> AgentOptions {
-    AgentOptions {
-        hurry: 50,
-        ..AgentOptions::default()
-    }
-}
-
-fn registered(cluster: &LonghornCluster, node: &str, disk: &str) -> bool {
-    !cluster.entry(node, disk).is_null()
-}
-
 /// Longhorn's word on a disk of that UUID.
 fn ready(cluster: &LonghornCluster, node: &str, disk: &str) -> Option<bool> {
     let status = &cluster.node(node)["status"]["diskStatus"][disk];
@@ -89,7 +78,7 @@ impl Nodes {
         let hosts = ["k3s1", "k3s2"].map(SimulatedHost::new);
         hosts[0].adopt_as("sdb1", UUID);
         let manager = cluster.manager(&hosts.each_ref());
-        let original = cluster.agent(&hosts[0], &hurried());
+        let original = cluster.agent(&hosts[0], &AgentOptions::hurried());
         until("the original is in use", || {
             ready(&cluster, "k3s1", "sdb1") == Some(true) && is_settled(&cluster, &original)
         });
@@ -116,7 +105,7 @@ impl Nodes {
     }
 
     fn is_registered(&self) -> bool {
-        registered(&self.cluster, "k3s2", "sdh1")
+        self.cluster.has("k3s2", "sdh1")
     }
 
     fn until_told(&self, agent: &Agent) {
@@ -138,10 +127,8 @@ fn a_copy_is_held_back_and_told_once_and_the_other_disks_are_registered_at_once(
     let nodes = Nodes::new();
     let (cluster, host) = (&nodes.cluster, nodes.copied());
     host.provision("sdc1");
-    let agent = nodes.agent(&hurried());
-    until("the other is registered", || {
-        registered(cluster, "k3s2", "sdc1")
-    });
+    let agent = nodes.agent(&AgentOptions::hurried());
+    until("the other is registered", || cluster.has("k3s2", "sdc1"));
     until("it is said why this one is not", || {
         waiting(&agent) == "sdh1 has the UUID of disk sdb1 of node k3s1"
     });
@@ -162,9 +149,7 @@ fn a_copy_is_held_back_and_told_once_and_the_other_disks_are_registered_at_once(
     });
     // Nor does a disk that comes later wait.
     host.provision("sdd1");
-    until("the next is registered", || {
-        registered(cluster, "k3s2", "sdd1")
-    });
+    until("the next is registered", || cluster.has("k3s2", "sdd1"));
     until("all is quiet", || {
         host.round();
         cluster.cluster.forget_requests();
@@ -189,7 +174,7 @@ fn a_copy_is_held_back_and_told_once_and_the_other_disks_are_registered_at_once(
 #[test]
 fn a_disk_that_was_moved_is_registered_when_longhorn_misses_it_where_it_was() {
     let nodes = Nodes::new();
-    let agent = nodes.agent(&hurried());
+    let agent = nodes.agent(&AgentOptions::hurried());
     nodes.until_told(&agent);
     assert!(!nodes.is_registered());
     nodes.hosts[0].take_away("sdb1");
@@ -211,7 +196,7 @@ fn a_disk_of_a_node_that_is_down_is_registered_where_it_is_now() {
     let store = nodes.cluster.server().store();
     store.patch("longhorn.io", "nodes", NAMESPACE, "k3s1", &down);
     assert_eq!(ready(&nodes.cluster, "k3s1", "sdb1"), Some(true));
-    let agent = nodes.agent(&hurried());
+    let agent = nodes.agent(&AgentOptions::hurried());
     until("it is registered", || nodes.is_registered());
     assert!(told(&agent).is_empty());
 }
@@ -221,7 +206,7 @@ fn a_disk_of_a_node_that_is_down_is_registered_where_it_is_now() {
 fn waits_while(mood: Mood, why: &str) -> (Nodes, Agent) {
     let nodes = Nodes::new();
     let cluster = &nodes.cluster;
-    let agent = cluster.agent(nodes.copied(), &hurried());
+    let agent = cluster.agent(nodes.copied(), &AgentOptions::hurried());
     until("it has joined", || is_settled(cluster, &agent));
     nodes.manager.pause();
     cluster.server().mood_for(Whom::longhorn_nodes(), mood);
@@ -271,22 +256,20 @@ fn a_role_for_one_node_by_its_name_keeps_adopted_disks_out_and_says_so() {
     host.provision("sdc1");
     host.adopt_as("sdh1", UUID);
     let _manager = cluster.manager(&[&host]);
-    let agent = cluster.agent(&host, &hurried());
-    until("the new disk is registered", || {
-        registered(&cluster, "k3s2", "sdc1")
-    });
+    let agent = cluster.agent(&host, &AgentOptions::hurried());
+    until("the new disk is registered", || cluster.has("k3s2", "sdc1"));
     until("the right that is missing is named", || {
         let status = agent.status.borrow();
         status.findings.iter().any(|found| {
             found.kind == Kind::NotPermitted && found.detail.contains("cannot list resource")
         })
     });
-    assert!(!registered(&cluster, "k3s2", "sdh1"));
+    assert!(!cluster.has("k3s2", "sdh1"));
     let store = cluster.server().store();
     let group = "rbac.authorization.k8s.io";
     let rules = json!({"rules": rules});
     store.patch(group, "roles", NAMESPACE, "disk-discovery", &rules);
-    until("it is registered", || registered(&cluster, "k3s2", "sdh1"));
+    until("it is registered", || cluster.has("k3s2", "sdh1"));
     until("nothing is wrong", || is_settled(&cluster, &agent));
 }
 
@@ -332,9 +315,9 @@ fn an_entry_that_was_lost_is_made_again_only_where_no_other_node_has_the_disk() 
         waiting(&nodes.original).contains("node k3s2")
     });
     until("it is told", || !told(&nodes.original).is_empty());
-    assert!(!registered(cluster, "k3s1", "sdb1"));
+    assert!(!cluster.has("k3s1", "sdb1"));
     copied.take_away("sdh1");
-    until("the entry is back", || registered(cluster, "k3s1", "sdb1"));
+    until("the entry is back", || cluster.has("k3s1", "sdb1"));
 }
 
 #[test]
@@ -343,16 +326,14 @@ fn of_two_disks_of_a_node_with_one_uuid_the_registered_one_stays_the_only_one() 
     let host = SimulatedHost::new("k3s2");
     host.adopt_as("sdb1", UUID);
     let _manager = cluster.manager(&[&host]);
-    let agent = cluster.agent(&host, &hurried());
+    let agent = cluster.agent(&host, &AgentOptions::hurried());
     until("it is in use", || {
         ready(&cluster, "k3s2", "sdb1") == Some(true)
     });
     // Its files were copied to a filesystem of its own.
     host.adopt_as("sdc1", UUID);
     host.provision("sdd1");
-    until("the new disk is registered", || {
-        registered(&cluster, "k3s2", "sdd1")
-    });
+    until("the new disk is registered", || cluster.has("k3s2", "sdd1"));
     until("the copy is told", || !told(&agent).is_empty());
     let detail = format!("{UUID} is disk sdb1 of this node as well");
     assert_eq!(told(&agent), [("sdc1".to_owned(), detail)]);
@@ -363,7 +344,7 @@ fn of_two_disks_of_a_node_with_one_uuid_the_registered_one_stays_the_only_one() 
         ready(&cluster, "k3s2", "sdb1") == Some(false)
     });
     until("that is told", || cluster.told("DiskMissing") == 1);
-    assert!(!registered(&cluster, "k3s2", "sdc1"));
+    assert!(!cluster.has("k3s2", "sdc1"));
     // A person says that it is lost.
     let off = json!({"spec": {"disks": {"sdb1": {"allowScheduling": false}}}});
     cluster.patch("k3s2", &off);

@@ -5,32 +5,12 @@ use std::{thread, time::Duration};
 
 use cluster_fixtures::{
     cluster::POLICIES,
-    host::{Agent, AgentOptions, SimulatedHost},
+    host::{AgentOptions, SimulatedHost},
     longhorn_cluster::{ACCOUNT, LonghornCluster, NAMESPACE, manifests, until, until_within},
     server::{Mood, Options, Whom},
 };
 use disk_discovery::longhorn::{View, finding::Kind, status::State};
 use serde_json::json;
-
-fn hurried() -> AgentOptions {
-    AgentOptions {
-        hurry: 50,
-        ..AgentOptions::default()
-    }
-}
-
-fn registered(cluster: &LonghornCluster, node: &str, disk: &str) -> bool {
-    !cluster.entry(node, disk).is_null()
-}
-
-fn is_current(agent: &Agent) -> bool {
-    agent.status.borrow().state == State::Current
-}
-
-fn is_told(agent: &Agent, kind: Kind) -> bool {
-    let status = agent.status.borrow();
-    status.findings.iter().any(|found| found.kind == kind)
-}
 
 /// A disk is added in that mood, and registered when it is over.
 fn catches_up(mood: Mood) {
@@ -38,9 +18,9 @@ fn catches_up(mood: Mood) {
     let host = SimulatedHost::new("k3s2");
     host.provision("sdb1");
     let manager = cluster.manager(&[&host]);
-    let agent = cluster.agent(&host, &hurried());
-    until("it is registered", || registered(&cluster, "k3s2", "sdb1"));
-    until("all is current", || is_current(&agent));
+    let agent = cluster.agent(&host, &AgentOptions::hurried());
+    until("it is registered", || cluster.has("k3s2", "sdb1"));
+    until("all is current", || agent.is_current());
     manager.pause();
     cluster.server().mood(mood);
     host.provision("sdc1");
@@ -50,8 +30,8 @@ fn catches_up(mood: Mood) {
     });
     cluster.server().mood(Mood::Well);
     manager.resume();
-    until("it is registered", || registered(&cluster, "k3s2", "sdc1"));
-    until("all is current", || is_current(&agent));
+    until("it is registered", || cluster.has("k3s2", "sdc1"));
+    until("all is current", || agent.is_current());
 }
 
 #[test]
@@ -75,14 +55,14 @@ fn an_api_server_that_is_not_there_at_start_is_caught_up_with() {
     let host = SimulatedHost::new("k3s2");
     host.provision("sdb1");
     cluster.server().mood(Mood::Refusing);
-    let agent = cluster.agent(&host, &hurried());
+    let agent = cluster.agent(&host, &AgentOptions::hurried());
     until("it is told", || {
         matches!(*agent.view.borrow(), View::Unreachable { .. })
     });
     cluster.server().mood(Mood::Well);
     let _manager = cluster.manager(&[&host]);
-    until("it is registered", || registered(&cluster, "k3s2", "sdb1"));
-    until("all is current", || is_current(&agent));
+    until("it is registered", || cluster.has("k3s2", "sdb1"));
+    until("all is current", || agent.is_current());
 }
 
 #[test]
@@ -99,9 +79,7 @@ fn an_api_server_that_takes_half_a_minute_for_each_answer_is_worked_with() {
     let agent = cluster.agent(&host, &AgentOptions::default());
     // Five answers one after the other, and room for a busy machine.
     let patience = Duration::from_mins(6);
-    until_within(patience, "it is registered", || {
-        registered(&cluster, "k3s2", "sdb1")
-    });
+    until_within(patience, "it is registered", || cluster.has("k3s2", "sdb1"));
     until("nothing is wrong", || cluster.is_clean(&agent));
 }
 
@@ -115,7 +93,7 @@ fn longhorn_that_is_installed_later_is_waited_for_quietly() {
     }
     let host = SimulatedHost::new("k3s2");
     host.provision("sdb1");
-    let agent = cluster.agent(&host, &hurried());
+    let agent = cluster.agent(&host, &AgentOptions::hurried());
     until("it is told", || *agent.view.borrow() == View::NotInstalled);
     assert!(cluster.is_clean(&agent));
     let crd = cluster_fixtures::server::longhorn_node_crd();
@@ -135,7 +113,7 @@ fn longhorn_that_is_installed_later_is_waited_for_quietly() {
         crd,
     );
     let _manager = cluster.manager(&[&host]);
-    until("it is registered", || registered(&cluster, "k3s2", "sdb1"));
+    until("it is registered", || cluster.has("k3s2", "sdb1"));
 }
 
 #[test]
@@ -144,22 +122,20 @@ fn a_manager_that_is_down_costs_time_and_nothing_else() {
     let host = SimulatedHost::new("k3s2");
     host.provision("sdb1");
     let manager = cluster.manager(&[&host]);
-    let agent = cluster.agent(&host, &hurried());
+    let agent = cluster.agent(&host, &AgentOptions::hurried());
     until("Longhorn has taken notice", || {
-        is_current(&agent) && !cluster.node("k3s2")["status"]["diskStatus"]["sdb1"].is_null()
+        agent.is_current() && !cluster.node("k3s2")["status"]["diskStatus"]["sdb1"].is_null()
     });
     // Its webhook stays for a moment: the status follows no more.
     manager.pause();
     host.provision("sdc1");
-    until("the next is registered", || {
-        registered(&cluster, "k3s2", "sdc1")
-    });
+    until("the next is registered", || cluster.has("k3s2", "sdc1"));
     host.provision("sdd1");
     until("the one after it waits", || {
         let waiting = agent.status.borrow().waiting.clone();
         waiting.is_some_and(|why| why.contains("taken notice"))
     });
-    assert!(!is_told(&agent, Kind::NotPermitted));
+    assert!(!agent.is_told(Kind::NotPermitted));
     // Then the webhook is gone as well.
     cluster.webhook.set_down(true);
     until("that is told", || {
@@ -168,7 +144,7 @@ fn a_manager_that_is_down_costs_time_and_nothing_else() {
     });
     cluster.webhook.set_down(false);
     manager.resume();
-    until("it is registered", || registered(&cluster, "k3s2", "sdd1"));
+    until("it is registered", || cluster.has("k3s2", "sdd1"));
     until("nothing is wrong", || cluster.is_clean(&agent));
 }
 
@@ -178,9 +154,9 @@ fn a_watch_that_is_too_old_begins_anew() {
     let host = SimulatedHost::new("k3s2");
     host.provision("sdb1");
     let _manager = cluster.manager(&[&host]);
-    let agent = cluster.agent(&host, &hurried());
+    let agent = cluster.agent(&host, &AgentOptions::hurried());
     until("all is current", || {
-        is_current(&agent) && registered(&cluster, "k3s2", "sdb1")
+        agent.is_current() && cluster.has("k3s2", "sdb1")
     });
     cluster.server().compact();
     cluster.patch(
@@ -199,12 +175,12 @@ fn who_takes_back_each_write_is_named_and_not_fought_with() {
     let host = SimulatedHost::new("k3s2");
     host.provision("sdb1");
     let _manager = cluster.manager(&[&host]);
-    let agent = cluster.agent(&host, &hurried());
-    until("it is registered", || registered(&cluster, "k3s2", "sdb1"));
+    let agent = cluster.agent(&host, &AgentOptions::hurried());
+    until("it is registered", || cluster.has("k3s2", "sdb1"));
     until("it is told", || {
         let gone = json!({"metadata": {"annotations": {"node.longhorn.io/paths": null}}});
         drop(cluster.try_patch("k3s2", &gone));
-        is_told(&agent, Kind::Overwritten)
+        agent.is_told(Kind::Overwritten)
     });
 }
 
@@ -215,9 +191,9 @@ fn of_two_agents_for_one_node_the_first_goes_on_and_the_second_says_so() {
     host.provision("sdb1");
     other.provision("sdz1");
     let _manager = cluster.manager(&[&host]);
-    let agent = cluster.agent(&host, &hurried());
+    let agent = cluster.agent(&host, &AgentOptions::hurried());
     until("it is registered", || {
-        registered(&cluster, "k3s2", "sdb1") && is_current(&agent)
+        cluster.has("k3s2", "sdb1") && agent.is_current()
     });
     let before = cluster.node("k3s2")["spec"].clone();
     // On another host, with a token for this node, by a mistake of a person. It is
@@ -227,9 +203,9 @@ fn of_two_agents_for_one_node_the_first_goes_on_and_the_second_says_so() {
         ..AgentOptions::default()
     };
     let second = cluster.agent_by(&other, &mistaken, &cluster.way("k3s2"));
-    until("it says so", || is_told(&second, Kind::AnotherAgent));
+    until("it says so", || second.is_told(Kind::AnotherAgent));
     until("the first goes on", || {
-        is_current(&agent) && cluster.is_clean(&agent)
+        agent.is_current() && cluster.is_clean(&agent)
     });
     assert_eq!(cluster.node("k3s2")["spec"], before);
     cluster.cluster.forget_requests();
@@ -250,18 +226,16 @@ fn a_host_that_was_installed_anew_takes_its_node_over() {
     let (host, again) = (SimulatedHost::new("k3s2"), SimulatedHost::new("k3s2"));
     host.provision("sdb1");
     let _manager = cluster.manager(&[&host]);
-    let agent = cluster.agent(&host, &hurried());
+    let agent = cluster.agent(&host, &AgentOptions::hurried());
     until("it is registered", || {
-        registered(&cluster, "k3s2", "sdb1") && is_current(&agent)
+        cluster.has("k3s2", "sdb1") && agent.is_current()
     });
     agent.end();
     again.adopt("sdb1");
     again.provision("sdc1");
-    let agent = cluster.agent(&again, &hurried());
-    until("its disk is registered", || {
-        registered(&cluster, "k3s2", "sdc1")
-    });
-    until("all is current", || is_current(&agent));
+    let agent = cluster.agent(&again, &AgentOptions::hurried());
+    until("its disk is registered", || cluster.has("k3s2", "sdc1"));
+    until("all is current", || agent.is_current());
     assert_eq!(cluster.told("AnotherAgent"), 0);
 }
 
@@ -276,12 +250,12 @@ fn an_agent_with_the_token_of_another_node_writes_nothing() {
     host.provision("sdb1");
     let _manager = cluster.manager(&[&host]);
     until("the node is there", || !cluster.node("k3s2").is_null());
-    let agent = cluster.agent_by(&host, &hurried(), &cluster.way("k3s1"));
+    let agent = cluster.agent_by(&host, &AgentOptions::hurried(), &cluster.way("k3s1"));
     until("it says so", || {
         let other = agent.detail(Kind::AnotherAgent);
         other.is_some_and(|other| other.contains("k3s1"))
     });
-    assert!(!registered(&cluster, "k3s2", "sdb1"));
+    assert!(!cluster.has("k3s2", "sdb1"));
 }
 
 #[test]
@@ -299,9 +273,9 @@ fn tokens_are_replaced_and_end_without_harm() {
     };
     let first = token();
     way.set(cluster.server().config(&first));
-    let agent = cluster.agent_by(&host, &hurried(), &way);
+    let agent = cluster.agent_by(&host, &AgentOptions::hurried(), &way);
     until("it is registered", || {
-        registered(&cluster, "k3s2", "sdb1") && is_current(&agent)
+        cluster.has("k3s2", "sdb1") && agent.is_current()
     });
     cluster.server().revoke(&first);
     host.provision("sdc1");
@@ -309,11 +283,11 @@ fn tokens_are_replaced_and_end_without_harm() {
         let waiting = agent.status.borrow().waiting.clone();
         waiting.is_some_and(|why| why.contains("Unauthorized"))
     });
-    assert!(!registered(&cluster, "k3s2", "sdc1"));
+    assert!(!cluster.has("k3s2", "sdc1"));
     way.set(cluster.server().config(&token()));
-    until("it is registered", || registered(&cluster, "k3s2", "sdc1"));
+    until("it is registered", || cluster.has("k3s2", "sdc1"));
     until("nothing is wrong", || {
-        is_current(&agent) && cluster.is_clean(&agent)
+        agent.is_current() && cluster.is_clean(&agent)
     });
 }
 
@@ -329,7 +303,7 @@ fn missing_rights_are_told_by_name() {
     let host = SimulatedHost::new("k3s2");
     host.provision("sdb1");
     let _manager = cluster.manager(&[&host]);
-    let agent = cluster.agent(&host, &hurried());
+    let agent = cluster.agent(&host, &AgentOptions::hurried());
     until("it is told which", || {
         let right = agent.detail(Kind::NotPermitted);
         right.is_some_and(|right| right.contains("cannot patch resource \"nodes\""))
@@ -350,10 +324,10 @@ fn a_cluster_that_cannot_keep_agents_to_their_nodes_is_told() {
     let host = SimulatedHost::new("k3s2");
     host.provision("sdb1");
     let _manager = cluster.manager(&[&host]);
-    let agent = cluster.agent(&host, &hurried());
-    until("it is told", || is_told(&agent, Kind::NotConfined));
+    let agent = cluster.agent(&host, &AgentOptions::hurried());
+    until("it is told", || agent.is_told(Kind::NotConfined));
     until("it is registered all the same", || {
-        registered(&cluster, "k3s2", "sdb1")
+        cluster.has("k3s2", "sdb1")
     });
     // The trial was a dry run.
     assert!(cluster.node("k3s2")["metadata"]["labels"]["disk-discovery/probe"].is_null());
@@ -370,10 +344,10 @@ fn a_cluster_that_cannot_be_asked_who_one_is_keeps_nobody_to_its_node() {
     let host = SimulatedHost::new("k3s2");
     host.provision("sdb1");
     let _manager = cluster.manager(&[&host]);
-    let agent = cluster.agent(&host, &hurried());
-    until("it is told", || is_told(&agent, Kind::NotConfined));
+    let agent = cluster.agent(&host, &AgentOptions::hurried());
+    until("it is told", || agent.is_told(Kind::NotConfined));
     until("it is registered all the same", || {
-        registered(&cluster, "k3s2", "sdb1")
+        cluster.has("k3s2", "sdb1")
     });
 }
 
@@ -387,12 +361,12 @@ fn a_cluster_that_keeps_agents_to_their_nodes_is_found_out() {
     let host = SimulatedHost::new("k3s2");
     host.provision("sdb1");
     let _manager = cluster.manager(&[&host]);
-    let agent = cluster.agent(&host, &hurried());
+    let agent = cluster.agent(&host, &AgentOptions::hurried());
     until("it was tried", || {
         let requests = agent.status.borrow().requests.clone();
         requests.get(&("probe", "forbidden")) == Some(&1)
     });
-    assert!(!is_told(&agent, Kind::NotConfined));
+    assert!(!agent.is_told(Kind::NotConfined));
 }
 
 #[test]
@@ -404,7 +378,7 @@ fn in_mode_observe_nothing_is_written() {
     let _manager = cluster.manager(&[&host]);
     let options = AgentOptions {
         mode: disk_discovery::config::Mode::Observe,
-        ..hurried()
+        ..AgentOptions::hurried()
     };
     let agent = cluster.agent(&host, &options);
     until("the node is seen", || {

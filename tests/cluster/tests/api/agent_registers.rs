@@ -16,14 +16,6 @@ use disk_discovery::{
 };
 use serde_json::{Value, json};
 
-/// Every wait of the agent is a fiftieth.
-fn hurried() -> AgentOptions {
-    AgentOptions {
-        hurry: 50,
-        ..AgentOptions::default()
-    }
-}
-
 fn ready(cluster: &LonghornCluster, node: &str, disk: &str) -> bool {
     let status = &cluster.node(node)["status"]["diskStatus"][disk];
     let conditions = status["conditions"].as_array();
@@ -38,11 +30,6 @@ fn annotation(cluster: &LonghornCluster, node: &str, key: &str) -> Value {
     cluster.node(node)["metadata"]["annotations"][key].clone()
 }
 
-fn is_told(agent: &cluster_fixtures::host::Agent, kind: Kind) -> bool {
-    let status = agent.status.borrow();
-    status.findings.iter().any(|found| found.kind == kind)
-}
-
 #[test]
 fn a_mounted_disk_becomes_storage_without_a_person() {
     let cluster = LonghornCluster::new();
@@ -50,7 +37,7 @@ fn a_mounted_disk_becomes_storage_without_a_person() {
     host.provision("sdb1");
     host.adopt("sdh1");
     let _manager = cluster.manager(&[&host]);
-    let agent = cluster.agent(&host, &hurried());
+    let agent = cluster.agent(&host, &AgentOptions::hurried());
     until("both are ready", || {
         ready(&cluster, "k3s2", "sdb1") && ready(&cluster, "k3s2", "sdh1")
     });
@@ -89,7 +76,7 @@ fn an_entry_that_another_writer_drops_is_back() {
     let host = SimulatedHost::new("k3s2");
     host.provision("sdb1");
     let manager = cluster.manager(&[&host]);
-    let _agent = cluster.agent(&host, &hurried());
+    let _agent = cluster.agent(&host, &AgentOptions::hurried());
     until("it is ready", || ready(&cluster, "k3s2", "sdb1"));
     // A browser that had the page open before the disk was there: Longhorn lets
     // it drop a disk that is not scheduled on.
@@ -119,7 +106,7 @@ fn a_missing_disk_is_told_and_its_scheduling_goes_off_and_on_where_that_is_asked
     let _manager = cluster.manager(&[&host]);
     let options = AgentOptions {
         on_missing: OnMissing::StopScheduling,
-        ..hurried()
+        ..AgentOptions::hurried()
     };
     let agent = cluster.agent(&host, &options);
     until("all are ready", || {
@@ -170,14 +157,14 @@ fn by_default_the_scheduling_of_a_missing_disk_is_nobodys_business() {
     let host = SimulatedHost::new("k3s2");
     host.provision("sdb1");
     let _manager = cluster.manager(&[&host]);
-    let agent = cluster.agent(&host, &hurried());
+    let agent = cluster.agent(&host, &AgentOptions::hurried());
     until("it is ready", || ready(&cluster, "k3s2", "sdb1"));
     host.set_mounted("sdb1", false);
-    until("it is missed", || is_told(&agent, Kind::DiskMissing));
+    until("it is missed", || agent.is_told(Kind::DiskMissing));
     until("it is told", || cluster.told("DiskMissing") == 1);
     assert_eq!(cluster.entry("k3s2", "sdb1")["allowScheduling"], true);
     host.set_mounted("sdb1", true);
-    until("it is back", || !is_told(&agent, Kind::DiskMissing));
+    until("it is back", || !agent.is_told(Kind::DiskMissing));
     until("that is told as well", || cluster.told("DiskReturned") == 1);
 }
 
@@ -192,12 +179,12 @@ fn each_fault_of_longhorns_file_is_told_and_none_is_mended() {
     let nameless = host.path("sdc1").join("longhorn-disk.cfg");
     std::fs::write(&nameless, "{}").expect("written");
     let manager = cluster.manager(&[&host]);
-    let agent = cluster.agent(&host, &hurried());
+    let agent = cluster.agent(&host, &AgentOptions::hurried());
     until("they are ready", || {
         ready(&cluster, "k3s2", "sdb1") && ready(&cluster, "k3s2", "sdd1")
     });
     until("the nameless one is told", || {
-        is_told(&agent, Kind::ConfigWithoutUuid)
+        agent.is_told(Kind::ConfigWithoutUuid)
     });
     manager.pause();
     let replaced = host.path("sdb1").join("longhorn-disk.cfg");
@@ -207,7 +194,7 @@ fn each_fault_of_longhorns_file_is_told_and_none_is_mended() {
     host.round();
     until("the other disk is told", || {
         host.round();
-        is_told(&agent, Kind::UuidMismatch) && is_told(&agent, Kind::ConfigMissing)
+        agent.is_told(Kind::UuidMismatch) && agent.is_told(Kind::ConfigMissing)
     });
     assert_eq!(std::fs::read_to_string(&nameless).expect("there"), "{}");
     assert!(!removed.exists());
@@ -251,12 +238,12 @@ fn a_disk_that_the_webhook_rejects_is_shown_and_holds_up_no_other() {
         host.provision(disk);
     }
     let _manager = cluster.manager(&[&host]);
-    let agent = cluster.agent(&host, &hurried());
+    let agent = cluster.agent(&host, &AgentOptions::hurried());
     until("the others are registered", || {
         ready(&cluster, "k3s2", "sda1") && ready(&cluster, "k3s2", "sdc1")
     });
     until("the fault is told", || cluster.told("DiskRejected") == 1);
-    assert!(is_told(&agent, Kind::RegistrationRejected));
+    assert!(agent.is_told(Kind::RegistrationRejected));
     // It is not tried again and again.
     until("it has settled", || {
         agent.status.borrow().state == State::Current
@@ -274,7 +261,7 @@ fn a_disk_that_the_webhook_rejects_is_shown_and_holds_up_no_other() {
     cluster.patch("k3s2", &json!({"spec": {"tags": ["mended"]}}));
     until("it is registered", || ready(&cluster, "k3s2", "sdb1"));
     until("the fault is over", || {
-        !is_told(&agent, Kind::RegistrationRejected)
+        !agent.is_told(Kind::RegistrationRejected)
     });
 }
 
@@ -291,7 +278,7 @@ fn a_node_whose_manifest_has_no_name_is_told_and_goes_on_when_it_is_mended() {
     });
     let store = cluster.server().store();
     store.put("longhorn.io", "nodes", "longhorn-system", "k3s2", node);
-    let agent = cluster.agent(&host, &hurried());
+    let agent = cluster.agent(&host, &AgentOptions::hurried());
     until("it is told why", || {
         let why = agent.detail(Kind::RegistrationRejected);
         why.is_some_and(|why| why.contains("Spec.Name"))
@@ -319,7 +306,7 @@ fn refused_disks_are_told_once_and_not_again_by_the_next_agent() {
     let _manager = cluster.manager(&[&host]);
     let begun = hour();
     for _ in 0..3 {
-        let agent = cluster.agent(&host, &hurried());
+        let agent = cluster.agent(&host, &AgentOptions::hurried());
         until("it has looked", || {
             host.round();
             // Looked at once: a writer that waits between two looks stops both.
