@@ -89,6 +89,7 @@ fn replace(member: &Member, version: &str, way: &Endpoint) -> Result<()> {
             let path = format!("{VOLUME}/{version}/{name}");
             node.vm.write_file(&path, content, 0o644)?;
         }
+        // The first time there is nothing to be replaced.
         node.vm.sh(&format!(
             "cd {VOLUME}
              before=$(readlink ..data || true)
