@@ -207,7 +207,8 @@ impl Journal {
     }
 
     /// All entries. One that cannot be read makes the list unreadable: it
-    /// might be the one that explains a disk.
+    /// might be the one that explains a disk. One that is forgotten meanwhile,
+    /// since its disk was finished, is none.
     pub fn list(&self) -> Fact<Vec<Entry>> {
         let names = match fs::read_dir(&self.directory) {
             Ok(names) => names,
@@ -226,6 +227,7 @@ impl Journal {
             }
             match read(&path) {
                 Ok(entry) => entries.push(entry),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Fact::unreadable(path.display(), error),
             }
         }
@@ -280,6 +282,8 @@ pub fn parse(bytes: &[u8]) -> io::Result<Entry> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     fn entry(name: &str) -> Entry {
@@ -312,6 +316,40 @@ mod tests {
         journal.forget(&entry.claim).expect("forgotten");
         journal.forget(&entry.claim).expect("forgotten twice");
         assert_eq!(journal.list(), Fact::Known(vec![]));
+    }
+
+    #[test]
+    fn an_entry_that_another_disk_forgets_meanwhile_does_not_hide_the_others() {
+        let state = tempfile::tempdir().expect("a directory");
+        let journal = Journal::below(state.path());
+        let own = entry("sdb1");
+        journal.record(&own).expect("recorded");
+        let other = serde_json::to_vec(&entry("sdc1")).expect("JSON");
+        let others: Vec<PathBuf> = (0..64)
+            .map(|_| journal.path(&entry("sdc1").claim))
+            .collect();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // As `durable` does it, but without waiting for the disk.
+                while !done.load(Ordering::Relaxed) {
+                    for path in &others {
+                        let new = path.with_extension("new");
+                        fs::write(&new, &other).expect("written");
+                        fs::rename(new, path).expect("recorded");
+                    }
+                    for path in &others {
+                        fs::remove_file(path).expect("forgotten");
+                    }
+                }
+            });
+            let listed: Vec<_> = (0..200).map(|_| journal.list()).collect();
+            done.store(true, Ordering::Relaxed);
+            for list in listed {
+                let entries = list.known().expect("a list");
+                assert!(entries.contains(&own), "{entries:?}");
+            }
+        });
     }
 
     #[test]
