@@ -206,6 +206,9 @@ pub enum LedgerError {
     /// It is not leaving, or a person has called that off.
     #[error("the disk with filesystem {0} is not being released")]
     NotLeaving(Uuid),
+    /// It does not come back, or a person has asked for its release again.
+    #[error("the disk with filesystem {0} is not on its way back")]
+    NotReturning(Uuid),
 }
 
 /// The account on the host. Clones share a lock: two disks that begin at the

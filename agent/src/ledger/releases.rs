@@ -205,14 +205,37 @@ impl Ledger {
         })
     }
 
-    /// Forgets a release, durably: the disk is as any other again.
+    /// Forgets, durably, a release that was called off: Longhorn's entry is as it
+    /// was before.
     ///
     /// # Errors
-    /// When this cannot be kept.
-    pub fn taken_back(&self, filesystem: Uuid) -> Result<(), LedgerError> {
-        self.change(|account| {
-            account.releases.remove(&filesystem);
-            Ok(())
+    /// When the disk is not on its way back (any more): who wants it to leave
+    /// after all must not go unheard. Or when this cannot be kept.
+    pub fn returned(&self, filesystem: Uuid) -> Result<(), LedgerError> {
+        self.change(|account| match account.phase(filesystem)? {
+            ReleasePhase::Returning { .. } => {
+                account.releases.remove(&filesystem);
+                Ok(())
+            }
+            ReleasePhase::Leaving { .. } | ReleasePhase::Left => {
+                Err(LedgerError::NotReturning(filesystem))
+            }
+        })
+    }
+
+    /// Forgets, durably, a release that cannot be: the disk stays.
+    ///
+    /// # Errors
+    /// When the disk is not leaving (any more), or this cannot be kept.
+    pub fn stays(&self, filesystem: Uuid) -> Result<(), LedgerError> {
+        self.change(|account| match account.phase(filesystem)? {
+            ReleasePhase::Leaving { .. } => {
+                account.releases.remove(&filesystem);
+                Ok(())
+            }
+            ReleasePhase::Returning { .. } | ReleasePhase::Left => {
+                Err(LedgerError::NotLeaving(filesystem))
+            }
         })
     }
 }
@@ -325,7 +348,7 @@ mod tests {
         assert_eq!(host.phase(), leaving(SCHEDULABLE));
         host.ledger().left(DISK).expect("kept");
         assert!(host.standing().has_left(DISK));
-        host.ledger().taken_back(DISK).expect("kept");
+        host.ledger().call_off(DISK).expect("kept");
         assert_eq!(host.phase(), None);
     }
 
@@ -358,6 +381,28 @@ mod tests {
         assert!(ledger.leaving(DISK, DISABLED).is_err());
         ledger.release(DISK, &name("sdb1")).expect("after all");
         assert_eq!(host.phase(), leaving(SCHEDULABLE));
+    }
+
+    #[test]
+    fn what_a_person_asked_for_meanwhile_is_not_forgotten_with_what_went_before() {
+        let host = released();
+        let ledger = host.ledger();
+        ledger.leaving(DISK, SCHEDULABLE).expect("kept");
+        let early = ledger.returned(DISK);
+        assert!(matches!(early, Err(LedgerError::NotReturning(_))));
+        assert_eq!(host.phase(), leaving(SCHEDULABLE));
+        ledger.call_off(DISK).expect("called off");
+        // Who has not heard of that takes the release for one that cannot be.
+        let late = ledger.stays(DISK);
+        assert!(matches!(late, Err(LedgerError::NotLeaving(_))));
+        assert_eq!(host.phase(), Some(ReleasePhase::returning(SCHEDULABLE)));
+        ledger.returned(DISK).expect("as it was");
+        assert_eq!(host.phase(), None);
+        assert!(ledger.returned(DISK).is_err());
+        assert!(ledger.stays(DISK).is_err());
+        ledger.release(DISK, &name("sdb1")).expect("released");
+        ledger.stays(DISK).expect("it stays");
+        assert_eq!(host.phase(), None);
     }
 
     #[test]
@@ -394,7 +439,7 @@ mod tests {
         let taken = host.ledger().release_at_once(OTHER, &name("sdb1"));
         assert!(matches!(taken, Err(LedgerError::Owned { .. })));
         // What was asked of Longhorn is for Longhorn to answer.
-        host.ledger().taken_back(DISK).expect("kept");
+        host.ledger().call_off(DISK).expect("kept");
         host.ledger().release(DISK, &name("sdb1")).expect("asked");
         at_once().expect("heard");
         assert_eq!(host.phase(), UNTOUCHED);
@@ -430,7 +475,7 @@ mod tests {
     fn an_older_agent_reads_the_ledger_of_a_host_where_nothing_is_released() {
         let host = released();
         assert!(host.text().contains("releases"));
-        host.ledger().taken_back(DISK).expect("kept");
+        host.ledger().call_off(DISK).expect("kept");
         assert!(!host.text().contains("releases"), "{}", host.text());
         let unknown = br#"{"version":1,"formats":[],"usedApprovals":[],
             "releases":{"00000000-0000-0000-0000-000000000001":{"name":"sdb1","phase":"gone"}}}"#;

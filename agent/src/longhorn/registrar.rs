@@ -225,6 +225,9 @@ impl Registrar {
         // Whether the Node is as the API server has it at this moment.
         let mut fresh = false;
         loop {
+            // Each time anew, after whatever was waited for: a person may have asked
+            // for a release, or called one off, meanwhile.
+            picture.read_again(self.leaving.standing());
             let now = Instant::now();
             let Judgement {
                 mut findings,
@@ -250,10 +253,11 @@ impl Registrar {
             if enforce && attempts < ATTEMPTS {
                 let version = node.metadata.resource_version.as_deref();
                 let version = version.unwrap_or_default();
-                let (more, again) = self.leaving.count(&mut self.api, version).await;
+                let again = self.leaving.count(&mut self.api, version).await;
                 self.wake(again);
-                if more {
-                    // Counting takes time: what follows from it is read again.
+                if again.is_some() {
+                    // Counting takes time, also in vain: what follows from it is
+                    // read again.
                     (attempts, fresh) = (attempts + 1, false);
                     continue;
                 }
@@ -322,7 +326,6 @@ impl Registrar {
                     node = Arc::new(written);
                     fresh = true;
                     self.own = Some(Arc::clone(&node));
-                    picture.read_again(self.leaving.standing());
                 }
                 Err(failure) => {
                     let now = Instant::now();
@@ -394,13 +397,7 @@ impl Registrar {
     async fn look(&mut self, round: Arc<Round>) -> Picture {
         let disks = of_round(&round, &self.settings.mount_root);
         let said = self.reader.read(&disks).await;
-        Picture::of(
-            round,
-            disks,
-            said,
-            self.leaving.standing(),
-            &self.settings.mount_root,
-        )
+        Picture::of(round, disks, said, &self.settings.mount_root)
     }
 
     fn written(&mut self, change: &Change, picture: &Picture, now: Instant) {

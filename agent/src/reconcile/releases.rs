@@ -93,7 +93,8 @@ impl From<Result<Option<Told>, LedgerError>> for Answer {
                 | LedgerError::Limit { .. }
                 | LedgerError::Frozen(_)
                 | LedgerError::Used(_)
-                | LedgerError::NotLeaving(_)),
+                | LedgerError::NotLeaving(_)
+                | LedgerError::NotReturning(_)),
             ) => Self::Failed(error),
         }
     }

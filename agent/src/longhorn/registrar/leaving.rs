@@ -110,22 +110,14 @@ impl Leaving {
         self.ledger.standing().known().ok().cloned()
     }
 
-    /// Counts the replicas of disks that seem to be empty. Whether there is
-    /// more to be done about them now, and when to look again.
-    pub(super) async fn count(
-        &mut self,
-        api: &mut Connection,
-        version: &str,
-    ) -> (bool, Option<Instant>) {
-        let mut more = false;
+    /// Counts the replicas of disks that seem to be empty. When to count again, if
+    /// any were to be counted.
+    pub(super) async fn count(&mut self, api: &mut Connection, version: &str) -> Option<Instant> {
         let mut again = None;
         for (name, uuid) in std::mem::take(&mut self.asked) {
             let now = Instant::now();
             let replicas = match api.replicas_on(&uuid).await {
-                Ok(replicas) => {
-                    more = true;
-                    Some(replicas)
-                }
+                Ok(replicas) => Some(replicas),
                 Err(failure) => {
                     let why = format!("its replicas cannot be counted: {failure:?}");
                     self.tell(&name, Told::Progress(why));
@@ -141,7 +133,7 @@ impl Leaving {
             self.counted.insert(name, counted);
             again = Some(now + COUNT_AGAIN / self.hurry);
         }
-        (more, again)
+        again
     }
 
     /// The next step of every release. `may_remove`: nothing else still names
@@ -357,8 +349,8 @@ impl Leaving {
                     let why = "Longhorn does not have it any more";
                     (self.ledger.left(uuid), Told::Progress(why.to_owned()))
                 }
-                Conclusion::Returned => (self.ledger.taken_back(uuid), Told::InUse),
-                Conclusion::Refused(why) => (self.ledger.taken_back(uuid), Told::Refused(why)),
+                Conclusion::Returned => (self.ledger.returned(uuid), Told::InUse),
+                Conclusion::Refused(why) => (self.ledger.stays(uuid), Told::Refused(why)),
             };
             if self.kept(&name, kept) {
                 self.tell(&name, told);
@@ -379,7 +371,7 @@ impl Leaving {
     }
 
     fn returned(&mut self, uuid: Uuid, name: &DiskName) {
-        if self.kept(name, self.ledger.taken_back(uuid)) {
+        if self.kept(name, self.ledger.returned(uuid)) {
             self.tell(name, Told::InUse);
         }
     }

@@ -30,16 +30,15 @@ pub(super) struct Picture {
 }
 
 impl Picture {
-    /// Of a round and what the mounted disks say.
+    /// Of a round and what the mounted disks say. The ledger is yet to be read.
     pub(super) fn of(
         round: Arc<Round>,
         disks: Vec<OurDisk>,
         said: BTreeMap<DiskName, Said>,
-        standing: Option<Standing>,
         mount_root: &str,
     ) -> Self {
         let occupied = occupied(&round, mount_root);
-        let mut picture = Self {
+        Self {
             round,
             disks,
             said,
@@ -49,12 +48,10 @@ impl Picture {
             occupied,
             standing: None,
             complete: false,
-        };
-        picture.read_again(standing);
-        picture
+        }
     }
 
-    /// The ledger may have changed since, by this task's own doing as well.
+    /// How the ledger stands now.
     pub(super) fn read_again(&mut self, standing: Option<Standing>) {
         let known = standing.iter().flat_map(|standing| standing.disks.values());
         self.known = known.map(|kept| kept.name.clone()).collect();

@@ -79,7 +79,7 @@ fn what_has_left_and_is_alone_at_its_place_is_unmounted() {
 #[test]
 fn what_was_taken_back_in_the_meantime_stays_mounted() {
     let bench = Bench::left();
-    bench.around.state.ledger.taken_back(DISK).expect("kept");
+    bench.around.state.ledger.call_off(DISK).expect("kept");
     assert!(matches!(bench.unmount(), ProvisionError::TakenBack(_)));
     bench
         .around
@@ -145,7 +145,7 @@ fn a_disk_that_has_left_is_not_mounted_by_a_job_that_was_decided_before() {
     let bench = Bench::left();
     let check = || check_not_released(DISK, &bench.name, &bench.around);
     assert!(matches!(check(), Err(ProvisionError::Released(_))));
-    bench.around.state.ledger.taken_back(DISK).expect("kept");
+    bench.around.state.ledger.call_off(DISK).expect("kept");
     check().expect("it is ours again");
     bench
         .around

@@ -1,9 +1,12 @@
 //! How a disk leaves Longhorn, and comes back when that is called off.
 
+use std::time::Duration;
+
 use cluster_fixtures::{
     host::{Agent, AgentOptions, SimulatedHost},
     longhorn::Manager,
     longhorn_cluster::{LonghornCluster, until},
+    server::{Mood, Whom},
 };
 use disk_discovery::{
     config::OnMissing,
@@ -36,6 +39,13 @@ fn is_ready(node: &Value, disk: &str) -> bool {
         all.iter()
             .any(|one| one["type"] == "Ready" && one["status"] == "True")
     })
+}
+
+fn replicas() -> Whom {
+    Whom::Resource {
+        group: "longhorn.io".to_owned(),
+        plural: "replicas".to_owned(),
+    }
 }
 
 impl Scene {
@@ -292,6 +302,35 @@ fn a_release_that_is_called_off_leaves_the_disk_as_people_had_it() {
         assert_eq!(scene.entry(), before);
         until("it is told", || scene.told().contains(&Told::InUse));
     }
+}
+
+/// The decisive step waits for the API server: what a person takes back in that
+/// time must not be removed, or it comes back as new.
+#[test]
+fn a_release_that_is_called_off_while_the_replicas_are_counted_removes_nothing() {
+    // What was counted is good for three seconds then, and the answer takes half of
+    // them.
+    let options = AgentOptions {
+        hurry: 10,
+        ..options()
+    };
+    let scene = Scene::on(LonghornCluster::stand_in(), &options);
+    let theirs = json!({"allowScheduling": false, "tags": ["theirs"], "storageReserved": 7});
+    let patch = json!({"spec": {"disks": {"sdb1": theirs}}});
+    scene.cluster.patch("k3s2", &patch);
+    let before = scene.entry();
+    let server = scene.cluster.server();
+    server.mood_for(replicas(), Mood::Slow(Duration::from_millis(1500)));
+    scene.release();
+    until("its replicas are asked for", || {
+        let requests = scene.cluster.requests();
+        requests.iter().any(|seen| seen.path.ends_with("/replicas"))
+    });
+    scene.host.ledger().call_off(scene.uuid).expect("kept");
+    scene.host.round();
+    until("it is forgotten", || scene.phase().is_none());
+    until("it is told", || scene.told().contains(&Told::InUse));
+    assert_eq!(scene.entry(), before);
 }
 
 #[test]
