@@ -12,7 +12,8 @@ use std::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::process::CommandExt,
     },
-    process::Command,
+    process::{Child, Command},
+    sync::{Mutex, PoisonError},
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
@@ -425,12 +426,36 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
     }
 }
 
+/// Held while a child has what this process has open: from its fork until it runs
+/// its program.
+static FORKING: Mutex<()> = Mutex::new(());
+
+/// Starts a program. All of the agent's are started by this.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn spawn(command: &mut Command) -> io::Result<Child> {
+    let _forking = FORKING.lock().unwrap_or_else(PoisonError::into_inner);
+    // Returns when the program runs: std waits for the end of a pipe that is
+    // closed by that, with all the rest.
+    command.spawn()
+}
+
+/// Closes a file that the kernel grants to one only, such that the next one gets
+/// it: no child has it open any more that is about to run another program.
+pub fn close_for_others(file: File) {
+    // Not under the lock: a disk that does not answer may keep this one, and must
+    // not keep those who start programs.
+    drop(file);
+    drop(FORKING.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
 /// A descriptor that becomes readable when the child exits. The child must not
 /// have been waited for yet, so its pid still means this child.
 ///
 /// # Errors
 /// What `pidfd_open(2)` answers.
-pub fn exit_descriptor(child: &std::process::Child) -> io::Result<OwnedFd> {
+pub fn exit_descriptor(child: &Child) -> io::Result<OwnedFd> {
     // SAFETY: a system call with two integers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
     let fd = i32::try_from(fd).map_err(|_overflow| io::Error::from(io::ErrorKind::InvalidData))?;
@@ -478,4 +503,51 @@ pub fn watch_file(file: File, interest: Interest) -> io::Result<AsyncFd<File>> {
     // SAFETY: a File keeps one open descriptor for as long as it lives and
     // answers with that one each time.
     Ok(unsafe { AsyncFd::register_with_interest(file, interest) }?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write, pipe},
+        process::Stdio,
+        thread,
+        time::Duration,
+    };
+
+    use nix::{
+        fcntl::{FcntlArg, OFlag, fcntl},
+        poll::{PollFd, PollFlags, PollTimeout, poll},
+    };
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    /// Such a child once kept a disk from the mkfs of another.
+    #[test]
+    fn what_is_closed_for_others_is_open_in_no_child_that_is_about_to_run() {
+        let (mut held, hold) = pipe().expect("a pipe");
+        let (mut forked, forks) = pipe().expect("a pipe");
+        let mut command = Command::new("true");
+        command.stdin(Stdio::null());
+        let mut tell = forks.try_clone().expect("a descriptor");
+        // SAFETY: a write and a pause, and nothing is allocated.
+        unsafe {
+            command.pre_exec(move || {
+                tell.write_all(b"!")?;
+                thread::sleep(Duration::from_millis(500));
+                Ok(())
+            });
+        }
+        let starts = thread::spawn(move || spawn(&mut command).expect("started"));
+        forked.read_exact(&mut [0]).expect("a child");
+        close_for_others(File::from(OwnedFd::from(hold)));
+        fcntl(&held, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("non-blocking");
+        // The child's own last step in closing it may be a moment behind.
+        let mut fds = [PollFd::new(held.as_fd(), PollFlags::POLLIN)];
+        let closed = poll(&mut fds, PollTimeout::from(100_u8)).expect("polled");
+        assert_eq!(closed, 1, "the child still has it");
+        assert_eq!(held.read(&mut [0]).expect("the end"), 0);
+        let mut child = starts.join().expect("a child");
+        assert!(child.wait().expect("ended").success());
+    }
 }

@@ -625,7 +625,10 @@ pub fn is_busy(node: &Path, disk: &File) -> Fact<bool> {
         .custom_flags(libc::O_CLOEXEC | libc::O_EXCL)
         .open(format!("/proc/self/fd/{}", disk.as_raw_fd()));
     match opened {
-        Ok(_released_at_once) => Fact::Known(false),
+        Ok(free) => {
+            sys::close_for_others(free);
+            Fact::Known(false)
+        }
         Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Fact::Known(true),
         Err(error) => Fact::unreadable(format_args!("exclusive open of {}", node.display()), error),
     }

@@ -442,6 +442,7 @@ impl ExclusiveDisk {
 
     /// Gives up the exclusive right and keeps the lock.
     pub(super) fn into_locked(self) -> LockedDisk {
+        sys::close_for_others(self.file);
         self.disk
     }
 }

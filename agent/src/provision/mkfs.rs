@@ -130,7 +130,7 @@ pub(super) fn make(
 
 fn run(program: Program, command: &mut Command, deadline: Duration) -> Result<(), ProvisionError> {
     let step = |what: &str| ProvisionError::io(format!("{what} {}", program.name()));
-    let mut child = command.spawn().map_err(step("start"))?;
+    let mut child = sys::spawn(command).map_err(step("start"))?;
     let exit = sys::exit_descriptor(&child).map_err(step("watch"));
     let ended = exit.and_then(|exit| {
         let timeout = PollTimeout::try_from(deadline).unwrap_or(PollTimeout::MAX);

@@ -117,6 +117,7 @@ impl PendingDisk {
     pub(super) fn commit(self) -> Result<(LockedDisk, Partition), ProvisionError> {
         let file = open_exclusively_soon(&self.disk)?;
         write_committed(&self.disk, &file, &self.claim, Stage::Pending, &[])?;
+        sys::close_for_others(file);
         Ok((self.disk, self.partition))
     }
 }
@@ -133,7 +134,9 @@ pub(super) fn complete_commit(
 ) -> Result<(), ProvisionError> {
     let file = open_exclusively_soon(disk)?;
     disk.check_nobody_writes()?;
-    write_committed(disk, &file, claim, Stage::Committed, begun)
+    write_committed(disk, &file, claim, Stage::Committed, begun)?;
+    sys::close_for_others(file);
+    Ok(())
 }
 
 /// Completes the table of a committed claim for the present size of its disk,
