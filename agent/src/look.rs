@@ -113,11 +113,13 @@ impl Look {
     /// Looks. Disks in `working` are being worked on by this process: their
     /// medium is left alone and their verdicts mean nothing.
     pub fn look(&mut self, dirty: &Dirty, working: &BTreeSet<String>) -> Seen {
+        // Also the moment that decides what may be tried again, and after which the
+        // next such moment is looked for: none falls between the two.
         let started = Instant::now();
         let mut inventory = self.observer.observe(dirty);
         inventory.working.clone_from(working);
         let shortlist = decide::shortlist(&inventory, &self.policy);
-        self.forget(dirty, &inventory, working);
+        self.forget(dirty, &inventory, working, started);
         inventory.media = self.read_media(&inventory, &shortlist, working);
         inventory.not_answering = self.readers.not_answering();
         // Asked only when there is something to veto: it reads all of sysfs.
@@ -136,14 +138,20 @@ impl Look {
             inventory,
             verdicts,
             devices_read: self.observer.last_read().len(),
-            again: self.unread.next(Instant::now()),
+            again: self.unread.next(started),
             micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
         }
     }
 
     /// Forgets media that an event spoke of, that could not be read and may be
     /// tried again, or whose changes nobody would have announced.
-    fn forget(&mut self, dirty: &Dirty, inventory: &Inventory, working: &BTreeSet<String>) {
+    fn forget(
+        &mut self,
+        dirty: &Dirty,
+        inventory: &Inventory,
+        working: &BTreeSet<String>,
+        now: Instant,
+    ) {
         let unannounced = dirty.is_full() && inventory.udevd != Fact::Known(true);
         let read = self.observer.last_read();
         let named = match dirty {
@@ -167,7 +175,6 @@ impl Look {
                 self.readers.changed(&name);
             }
         }
-        let now = Instant::now();
         self.media.retain(|name, remembered| {
             // It is not read again before the work on it has ended, and until
             // then tells who else must not be taken for it.
@@ -196,7 +203,6 @@ impl Look {
         working: &BTreeSet<String>,
     ) -> BTreeMap<String, Arc<Fact<Medium>>> {
         let mut wanted: BTreeMap<&String, Asked> = BTreeMap::new();
-        let mut reads: Vec<Answer<Remembered>> = Vec::new();
         for (name, Wanted { depth, window }) in shortlist
             .iter()
             .filter(|(name, _)| !working.contains(*name))
@@ -220,19 +226,41 @@ impl Look {
                 mounted: first_partition(inventory, device)
                     .and_then(|partition| own_mount(inventory, partition)),
             };
-            wanted.insert(name, asked.clone());
+            wanted.insert(name, asked);
+        }
+        let late = self.readers.late();
+        self.remember(late, &wanted);
+        let mut reads: Vec<Answer<Remembered>> = Vec::new();
+        for (&name, asked) in &wanted {
             let fresh = self
                 .media
                 .get(name)
-                .is_some_and(|remembered| remembered.asked == asked);
+                .is_some_and(|remembered| remembered.asked == *asked);
             if !fresh {
                 self.media.remove(name);
-                let read = self.reading(inventory, device, asked);
-                reads.push((name.clone(), Box::new(read)));
+                if let Some(device) = inventory.devices.get(name) {
+                    let read = self.reading(inventory, device, asked.clone());
+                    reads.push((name.clone(), Box::new(read)));
+                }
             }
         }
-        for (name, answer) in self.readers.read(reads) {
-            // A late one may be of a disk that is no longer asked for so.
+        let answers = self.readers.read(reads);
+        self.remember(answers, &wanted);
+        self.media
+            .iter()
+            .filter(|(name, _)| shortlist.contains_key(*name))
+            .map(|(name, remembered)| (name.clone(), Arc::clone(&remembered.medium)))
+            .collect()
+    }
+
+    /// Keeps answers to what is asked. A late one may be of a disk that is no
+    /// longer asked for so.
+    fn remember(
+        &mut self,
+        answers: BTreeMap<String, Remembered>,
+        wanted: &BTreeMap<&String, Asked>,
+    ) {
+        for (name, answer) in answers {
             if wanted
                 .get(&name)
                 .is_some_and(|asked| *asked == answer.asked)
@@ -246,11 +274,6 @@ impl Look {
                 self.media.insert(name, answer);
             }
         }
-        self.media
-            .iter()
-            .filter(|(name, _)| shortlist.contains_key(*name))
-            .map(|(name, remembered)| (name.clone(), Arc::clone(&remembered.medium)))
-            .collect()
     }
 
     /// Everything that reading one disk takes, for a thread of its own.

@@ -53,14 +53,22 @@ impl<T: Send + 'static> Readers<T> {
         }
     }
 
-    /// Reads disks and returns what they answered, together with answers that
-    /// came late. A disk that still owes one is not asked again.
-    pub fn read(&mut self, asked: Vec<Answer<T>>) -> BTreeMap<String, T> {
+    /// Answers that came late. Whoever asks for them first need not ask again for
+    /// what they say.
+    pub fn late(&mut self) -> BTreeMap<String, T> {
         let mut answers = BTreeMap::new();
         self.take_late(&mut answers);
+        answers
+    }
+
+    /// Reads disks and returns what they answered, together with answers that
+    /// came late. A disk that still owes one is not asked again; one whose late
+    /// answer is there is: that may be the answer to another question.
+    pub fn read(&mut self, asked: Vec<Answer<T>>) -> BTreeMap<String, T> {
+        let mut answers = self.late();
         let mut queue: VecDeque<Answer<T>> = asked
             .into_iter()
-            .filter(|(disk, _)| !self.running.contains_key(disk) && !answers.contains_key(disk))
+            .filter(|(disk, _)| !self.running.contains_key(disk))
             .collect();
         loop {
             while self.waited_for().count() < AT_ONCE
@@ -169,7 +177,7 @@ mod tests {
 
     fn until_answered(readers: &mut Readers<u32>) -> BTreeMap<String, u32> {
         loop {
-            let answers = readers.read(Vec::new());
+            let answers = readers.late();
             if !answers.is_empty() || readers.not_answering().is_empty() {
                 return answers;
             }
@@ -212,6 +220,24 @@ mod tests {
             BTreeMap::from([("sdb".to_owned(), 7)])
         );
         assert!(readers.not_answering().is_empty());
+    }
+
+    #[test]
+    fn a_late_answer_does_not_stand_in_for_that_to_a_new_question() {
+        let mut readers = Readers::new(Duration::from_millis(5));
+        let (asked, gate) = hanging("sdb", 7);
+        assert!(readers.read(vec![asked]).is_empty());
+        readers.patience = Duration::from_mins(1);
+        gate.send(()).expect("still waiting");
+        // While it owes the old answer it is not asked.
+        let answers = loop {
+            let answers = readers.read(vec![prompt("sdb", 8)]);
+            if !answers.is_empty() {
+                break answers;
+            }
+            thread::sleep(Duration::from_millis(1));
+        };
+        assert_eq!(answers, BTreeMap::from([("sdb".to_owned(), 8)]));
     }
 
     #[test]
