@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
 use crate::{
@@ -81,6 +82,23 @@ impl Request {
     }
 }
 
+/// A request could not be kept.
+#[derive(Debug, Error)]
+pub enum PostError {
+    /// Who asks at the same time could not be waited for.
+    #[error("cannot lock {}", directory.display())]
+    Turn {
+        /// Of the requests.
+        directory: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        source: io::Error,
+    },
+    /// It could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
 /// The requests cannot be read.
 #[derive(Debug, Error)]
 #[error("cannot read the requests in {}", directory.display())]
@@ -110,23 +128,34 @@ impl Mailbox {
     }
 
     /// Asks for something, durably, in place of the opposite that may have been
-    /// asked for before.
+    /// asked for before. Those who ask at the same time take turns; the agent does
+    /// not wait for them.
     ///
     /// # Errors
     /// When it cannot be kept.
-    pub fn post(&self, request: &Request) -> Result<(), WriteError> {
+    pub fn post(&self, request: &Request) -> Result<(), PostError> {
+        let _turn = self.turn().map_err(|source| PostError::Turn {
+            directory: self.directory.clone(),
+            source,
+        })?;
         let opposite = Request {
             name: request.name.clone(),
             wish: request.wish.opposite(),
             even_with_replicas: false,
         };
-        self.answered(&opposite)?;
+        durable::remove(&self.directory.join(opposite.file()))?;
         let says: &[u8] = if request.even_with_replicas {
             EVEN_WITH_REPLICAS
         } else {
             b""
         };
-        durable::write(&self.directory.join(request.file()), says)
+        Ok(durable::write(&self.directory.join(request.file()), says)?)
+    }
+
+    fn turn(&self) -> io::Result<Flock<File>> {
+        fs::create_dir_all(&self.directory)?;
+        let directory = File::open(&self.directory)?;
+        Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
     }
 
     /// Whether a request is still to be answered.
@@ -163,12 +192,16 @@ impl Mailbox {
     }
 
     /// Takes an answered request away for good; one that is gone already is no
-    /// error.
+    /// error. Where it asks for more by now, that is still to be answered.
     ///
     /// # Errors
     /// When it stays.
     pub fn answered(&self, request: &Request) -> Result<(), WriteError> {
-        durable::remove(&self.directory.join(request.file()))
+        let file = self.directory.join(request.file());
+        if says_so(&file) && !request.even_with_replicas {
+            return Ok(());
+        }
+        durable::remove(&file)
     }
 
     fn unread(&self, source: io::Error) -> ReadError {
@@ -256,6 +289,51 @@ mod tests {
             assert!(!asked.is_open(request).expect("readable"));
         }
         assert_eq!(agent.open().expect("readable"), []);
+    }
+
+    #[test]
+    fn what_is_asked_for_while_the_answer_is_shown_is_still_to_be_answered() {
+        let state = tempfile::tempdir().expect("a directory");
+        let mailbox = Mailbox::below(state.path());
+        let plain = request(Wish::Release, "sdb1");
+        let whatever = Request {
+            even_with_replicas: true,
+            ..plain.clone()
+        };
+        mailbox.post(&plain).expect("asked");
+        mailbox.post(&whatever).expect("asked");
+        mailbox.answered(&plain).expect("answered");
+        assert_eq!(mailbox.open().expect("readable"), [whatever.clone()]);
+        // Less than what was answered is answered as well.
+        mailbox.post(&plain).expect("asked");
+        mailbox.answered(&whatever).expect("answered");
+        assert_eq!(mailbox.open().expect("readable"), []);
+        // Who calls it off takes back all of it.
+        mailbox.post(&whatever).expect("asked");
+        let cancel = request(Wish::Cancel, "sdb1");
+        mailbox.post(&cancel).expect("asked");
+        assert_eq!(mailbox.open().expect("readable"), [cancel]);
+    }
+
+    #[test]
+    fn two_who_ask_for_the_same_at_the_same_time_are_both_heard() {
+        let state = tempfile::tempdir().expect("a directory");
+        let mailbox = Mailbox::below(state.path());
+        let whatever = Request {
+            even_with_replicas: true,
+            ..request(Wish::Release, "sdb1")
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        mailbox.post(&whatever).expect("asked");
+                        let open = mailbox.open().expect("readable");
+                        assert_eq!(open, std::slice::from_ref(&whatever));
+                    }
+                });
+            }
+        });
     }
 
     #[test]

@@ -51,7 +51,7 @@ enum ReleaseError {
     #[error("there is no {directory}, so no agent has worked here; if it has another --state-dir, name that one", directory = directory.display())]
     NoState { directory: PathBuf },
     #[error("cannot ask")]
-    Ask(#[from] crate::durable::WriteError),
+    Ask(#[from] crate::requests::PostError),
     #[error("cannot tell whether the agent has heard it")]
     Heard(#[from] ReadError),
     #[error("cannot follow it; the request stands")]
