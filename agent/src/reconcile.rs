@@ -65,6 +65,8 @@ enum News {
     Overdue(String, Overdue),
     /// With why it failed, if it did.
     Ended(String, Option<String>),
+    /// It was not begun: the decision is too old.
+    Stale(String),
     /// A dead mount is gone, or why it is not.
     Cleared(DiskName, Option<String>),
     /// A released disk is not mounted any more, or why it is.
@@ -221,7 +223,16 @@ impl Reconciler {
             if dirty.is_full() {
                 timer = Instant::now() + self.jittered();
             }
-            let next = self.round(&dirty).await;
+            // A look takes as long as disks do that do not answer; what it began is
+            // of no use to anybody then.
+            let next = tokio::select! {
+                biased;
+                _ = stop.changed() => {
+                    self.drain().await;
+                    return;
+                }
+                next = self.round(&dirty) => next,
+            };
             dirty = Dirty::nothing();
             let (deadline, doubtful) = match next {
                 NextRound::AtTimer => (timer, Dirty::nothing()),
@@ -231,6 +242,12 @@ impl Reconciler {
             // what they have until it is taken.
             loop {
                 tokio::select! {
+                    // Stopping comes first: no disk is begun after that.
+                    biased;
+                    _ = stop.changed() => {
+                        self.drain().await;
+                        return;
+                    }
                     rung = ring(uevents.as_ref()) => {
                         if let Some(rung) = self.set_aside(rung) {
                             dirty = dirty.and(rung);
@@ -258,10 +275,6 @@ impl Reconciler {
                             Dirty::Lost
                         };
                         break;
-                    }
-                    _ = stop.changed() => {
-                        self.drain().await;
-                        return;
                     }
                 }
             }
@@ -325,6 +338,9 @@ impl Reconciler {
         let Some(mut look) = self.look.take() else {
             return NextRound::AtTimer;
         };
+        // What may be tried again by now, is; what becomes due from here on, while
+        // disks are looked at, is a reason for another round.
+        let since = Instant::now();
         // In front of the look, which sees what was taken down.
         let answered = if self.settings.mode == Mode::Enforce {
             self.serve_requests()
@@ -368,7 +384,8 @@ impl Reconciler {
         self.mounted.forget_quiet(SETTLED, Instant::now());
         self.unkept.forget_quiet(SETTLED, Instant::now());
         let full = dirty.is_full();
-        let mut next = self.next_round(&verdicts, again);
+        let mut unmounts = None;
+        let mut unseen = false;
         let dead = decide::dead_mounts(&inventory, &self.settings.policy);
         self.stuck
             .retain(|name| dead.keys().any(|dead| dead.as_str() == name));
@@ -381,17 +398,21 @@ impl Reconciler {
             if let Some(units) = &mut self.mount_units {
                 units.withdraw(released.keys().chain(&copied), full);
             }
-            if let Some(again) = self.unmount_released(&released) {
-                next = next.or_at(again);
-            }
-            if self.has_unseen_requests() {
-                next = NextRound::After(Duration::ZERO, Dirty::nothing());
-            }
+            unmounts = self.unmount_released(&released);
+            unseen = self.has_unseen_requests();
             self.start_jobs(&inventory, &verdicts, &dead, may_format);
             // Which disks must not have one, the ledger knows.
             if let (Some(units), Ok(_)) = (&mut self.mount_units, inventory.standing.known()) {
                 units.keep(&verdicts, full);
             }
+        }
+        // After all that may have failed just now.
+        let mut next = self.next_round(&verdicts, again, since);
+        if let Some(again) = unmounts {
+            next = next.or_at(again);
+        }
+        if unseen {
+            next = NextRound::After(Duration::ZERO, Dirty::nothing());
         }
         self.verdicts.clone_from(&verdicts);
         let cost = RoundCost {
@@ -449,11 +470,13 @@ impl Reconciler {
         }
     }
 
-    /// `again` is when a disk that could not be read is to be read again.
+    /// `again` is when a disk that could not be read is to be read again. All else
+    /// that was due `since` a moment has been tried.
     fn next_round(
         &mut self,
         verdicts: &BTreeMap<String, Verdict>,
         again: Option<Instant>,
+        since: Instant,
     ) -> NextRound {
         // Where udevd's own events do not reach us, its record is read again,
         // ever more seldom for a disk that it does not get done with.
@@ -477,21 +500,21 @@ impl Reconciler {
             matches!(verdict, Verdict::Refused(refusal) if refusal.reason == Reason::NotAnswering)
         });
         let answer = silent.then_some(ANSWER_PAUSE);
-        let now = Instant::now();
         let held = verdicts.iter().any(|(disk, verdict)| {
             Job::for_verdict(verdict).is_some_and(|job| job.mounts_only())
-                && !self.mounted.may_try(disk, now)
+                && !self.mounted.may_try(disk, since)
         });
-        let held = held.then(|| self.mounted.next(now)).flatten();
+        let held = held.then(|| self.mounted.next(since)).flatten();
         let retries = [
-            self.backoff.next(now),
-            self.stuck.next(now),
-            self.releasing.next(now),
+            self.backoff.next(since),
+            self.stuck.next(since),
+            self.unkept.next(since),
+            self.releasing.next(since),
             held,
             again,
         ];
         let retry = retries.into_iter().flatten().min();
-        let retry = retry.map(|again| again.saturating_duration_since(now));
+        let retry = retry.map(|again| again.saturating_duration_since(Instant::now()));
         match [retry, udev, answer].into_iter().flatten().min() {
             Some(pause) => NextRound::After(pause, Dirty::Devices(pending)),
             None => NextRound::AtTimer,

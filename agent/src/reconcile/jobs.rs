@@ -97,12 +97,12 @@ impl Reconciler {
                 told(&name, result)
             };
             let overdue = |overdue| drop(news.send(News::Overdue(disk.clone(), overdue)));
-            let failure = match workers.work(job, overdue).await {
-                Outcome::Ended(failure) => failure,
-                Outcome::Stale => None,
+            let ended = match workers.work(job, overdue).await {
+                Outcome::Ended(failure) => News::Ended(disk, failure),
+                Outcome::Stale => News::Stale(disk),
                 Outcome::Stopped => return,
             };
-            drop(news.send(News::Ended(disk, failure)));
+            drop(news.send(ended));
         });
     }
 
@@ -147,8 +147,9 @@ impl Reconciler {
                 self.releasing.tell(name, told);
                 Some(Dirty::nothing())
             }
+            // Nothing was learnt of the disk.
+            News::Stale(disk) => Some(self.ended(disk)),
             News::Ended(disk, failure) => {
-                self.working.remove(&disk);
                 match failure {
                     None => {
                         self.backoff.forget(&disk);
@@ -161,14 +162,20 @@ impl Reconciler {
                     }
                     Some(error) => self.backoff.failed(&disk, error, Instant::now()),
                 }
-                let (mut again, aside) = std::mem::take(&mut self.aside)
-                    .into_iter()
-                    .partition::<BTreeSet<String>, _>(|name| device::is_part_of(name, &disk));
-                self.aside = aside;
-                again.insert(disk);
-                Some(Dirty::Devices(again))
+                Some(self.ended(disk))
             }
         }
+    }
+
+    /// Nobody works on a disk any more: what to look at again.
+    fn ended(&mut self, disk: String) -> Dirty {
+        self.working.remove(&disk);
+        let (mut again, aside) = std::mem::take(&mut self.aside)
+            .into_iter()
+            .partition::<BTreeSet<String>, _>(|name| device::is_part_of(name, &disk));
+        self.aside = aside;
+        again.insert(disk);
+        Dirty::Devices(again)
     }
 
     pub(super) fn operations(&self) -> BTreeMap<String, Operation> {
@@ -214,8 +221,12 @@ impl Reconciler {
     }
 
     pub(super) async fn drain(&mut self) {
-        // Jobs that wait for a worker do not begin any more.
+        // Jobs that wait for a worker do not begin any more. How far the others have
+        // come may not have been heard yet.
         self.workers.close();
+        while let Ok(news) = self.news.1.try_recv() {
+            self.take(news);
+        }
         self.working.retain(|_, work| work.phase != Phase::Waiting);
         let end = tokio::time::Instant::now() + GRACE;
         while !self.working.is_empty() {
