@@ -149,9 +149,11 @@ fn come_and_go(ground: &Ground) -> Result<()> {
     }
     let (early, late) = (early.context("too few cycles")?, Use::of(&mut node)?);
     println!("after 5 of {cycles} times {early:?}, after all {late:?}");
+    // A thread without work ends after ten seconds. Passes come every five, and the
+    // threads that are left take turns at them: one more or less is chance.
     ensure!(
-        late.descriptors == early.descriptors
-            && late.threads == early.threads
+        late.descriptors <= early.descriptors
+            && late.threads <= early.threads + 1
             && late.resident_kib <= early.resident_kib + TOLERANCE_KIB,
         "after 5 of {cycles} times {early:?}, after all {late:?}"
     );

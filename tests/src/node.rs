@@ -119,7 +119,7 @@ impl Node {
         Disks::parse(
             &self
                 .vm
-                .sh("curl -sS --fail --max-time 20 http://localhost:9807/v1/disks")?,
+                .sh("curl -sS --fail --max-time 120 http://localhost:9807/v1/disks")?,
         )
     }
 
@@ -242,7 +242,7 @@ impl Node {
     pub fn check_healthy(&mut self) -> Result<()> {
         let health = self
             .vm
-            .sh("curl -sS --fail --max-time 5 http://localhost:9807/healthz")?;
+            .sh("curl -sS --fail --max-time 120 http://localhost:9807/healthz")?;
         ensure!(health.starts_with("ok"), "{health}");
         Ok(())
     }

@@ -123,8 +123,10 @@ struct Command<'a> {
 
 impl<'a> Command<'a> {
     fn begin(member: &'a Member, name: &'static str, arguments: &str) -> Result<Self> {
+        // It is looked into from now on, and who goes on in the background may begin late.
         member.sh(&format!(
-            "( (disk-discovery {arguments} > /run/{name}.said 2>&1; echo $? > /run/{name}.code) >/dev/null 2>&1 & )"
+            ": > /run/{name}.said
+             ( (disk-discovery {arguments} > /run/{name}.said 2>&1; echo $? > /run/{name}.code) >/dev/null 2>&1 & )"
         ))?;
         Ok(Self { member, name })
     }

@@ -47,10 +47,13 @@ fn lvm_on_md(lab: &Lab) -> Result<()> {
          mount /dev/system/rancher /var/lib/rancher && echo precious > /var/lib/rancher/file
          umount /var/lib/rancher && mount -o ro /dev/system/rancher /var/lib/rancher
          udevadm settle && sync
+         SECONDS=0
          while [ $SECONDS -lt 100 ]; do
              [ \"$(cat /sys/block/md1/md/array_state)\" = clean ] && exit 0; sleep 0.1
          done; exit 1",
     )?;
+    // md calls it clean a moment before the superblocks do.
+    node.wait_quiet()?;
     // Their medium would give them away as well: here their use has to.
     let before = Untouched::note(&mut node, &["left", "right"])?;
     node.start_agent()?;
@@ -105,6 +108,7 @@ fn other_namespace(lab: &Lab) -> Result<()> {
     node.vm.sh(
         "mkfs.xfs -q /dev/vdb && udevadm settle && sync
          unshare --mount --propagation private sh -c 'mount -o ro,norecovery /dev/vdb /media && echo > /run/mounted && exec sleep 1000' >/dev/null 2>&1 &
+         SECONDS=0
          while [ $SECONDS -lt 100 ]; do [ -e /run/mounted ] && exit 0; sleep 0.1; done; exit 1",
     )?;
     let file = node.vm.disk_path("mounted")?;
@@ -128,6 +132,7 @@ fn held_exclusively(lab: &Lab) -> Result<()> {
     node.vm.sh(
         "perl -MFcntl -e 'sysopen(D, \"/dev/vdb\", O_RDONLY | O_EXCL) or die; open(R, \">/run/held\"); sleep' >/dev/null 2>&1 &
          echo $! > /run/holder
+         SECONDS=0
          while [ $SECONDS -lt 100 ]; do [ -e /run/held ] && exit 0; sleep 0.1; done; exit 1",
     )?;
     let before = Untouched::note(&mut node, &["held"])?;
@@ -145,6 +150,7 @@ fn held_by_flock(lab: &Lab) -> Result<()> {
     node.vm.sh(
         "flock --exclusive --no-fork /dev/vdb sleep 1000 >/dev/null 2>&1 &
          echo $! > /run/holder
+         SECONDS=0
          while [ $SECONDS -lt 100 ]; do flock --nonblock /dev/vdb true || exit 0; sleep 0.1; done; exit 1",
     )?;
     let before = Untouched::note(&mut node, &["held"])?;

@@ -71,6 +71,7 @@ fn kill_at(node: &mut Node, step: &(&str, u32, &str), size: u64) -> Result<()> {
         "agent=$(systemctl show -p MainPID --value disk-discovery)
          strace -f -qq -o /run/strace -P {path} -e trace={call} \
              -e inject={call}:signal=KILL:when={when} -p $agent >/dev/null 2>/run/strace.err &
+         SECONDS=0
          while [ $SECONDS -lt 100 ]; do
              grep -L 'TracerPid:.0' /proc/$agent/task/*/status | wc -l | grep -qx \"$(ls /proc/$agent/task | wc -l)\" && exit 0
              sleep 0.1

@@ -96,7 +96,7 @@ fn clones(lab: &Lab) -> Result<()> {
     let before = Untouched::note(&mut node, &["alpha", "beta"])?;
     let ready = node
         .vm
-        .sh("curl -sS --max-time 5 -w '%{http_code}' http://localhost:9807/readyz")?;
+        .sh("curl -sS --max-time 120 -w '%{http_code}' http://localhost:9807/readyz")?;
     ensure!(
         ready.contains("duplicate-identity") && ready.ends_with("503"),
         "{ready}"

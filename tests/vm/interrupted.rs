@@ -82,6 +82,7 @@ fn sigterm(lab: &Lab) -> Result<()> {
         "mkdir -p /run/systemd/system/disk-discovery.service.d
          printf '[Service]\nTimeoutStopSec=60\n' > /run/systemd/system/disk-discovery.service.d/stop.conf
          systemctl daemon-reload && systemctl stop --no-block disk-discovery
+         SECONDS=0
          while [ $SECONDS -lt 200 ]; do
              [ $(systemctl show -p MainPID --value disk-discovery) = 0 ] && exit 0
              sleep 0.2
@@ -95,11 +96,7 @@ fn sigterm(lab: &Lab) -> Result<()> {
         .sh("systemctl show -p ExecMainCode,ExecMainStatus --value disk-discovery")?;
     // 1 is CLD_EXITED: it ended by itself, with exit code 0.
     ensure!(ended.split_whitespace().eq(["1", "0"]), "{ended}");
-    ensure!(
-        node.log()?.contains("left to be resumed"),
-        "{}",
-        node.log()?
-    );
+    node.wait_logged(&["left to be resumed"])?;
     resumed(node)
 }
 
@@ -117,7 +114,7 @@ fn power_cut(lab: &Lab) -> Result<()> {
     let node = formatting(lab, "power-cut")?;
     let mut node = Node::again(node.vm.power_cut()?)?;
     node.wait_mounted(&["/mnt/longhorn/vdb1"])?;
-    ensure!(node.log()?.contains("resume"), "{}", node.log()?);
+    node.wait_logged(&["resume"])?;
     node.vm
         .sh("e2fsck -fn /dev/vdb1 || umount /mnt/longhorn/vdb1 && e2fsck -fn /dev/vdb1")
         .map(drop)
@@ -216,11 +213,7 @@ fn table_changed(lab: &Lab) -> Result<()> {
         "{:#}",
         disks.0
     );
-    ensure!(
-        node.log()?.contains("read back is not the one written"),
-        "{}",
-        node.log()?
-    );
+    node.wait_logged(&["read back is not the one written"])?;
     let name = node.vm.sh("sgdisk -i 1 /dev/vdb | grep 'Partition name'")?;
     ensure!(name.contains("mine"), "{name}");
     Ok(())

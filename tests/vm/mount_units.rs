@@ -11,6 +11,9 @@ pub const CASES: &[Case] = &[(
     without_the_agent,
 )];
 
+/// Lets a boot wait for a disk that is there, on a machine that takes long for it.
+const PATIENCE: &str = "[Unit]\nJobTimeoutSec=600\n";
+
 /// Stands for k3s: notes what is mounted when it is started.
 const K3S: &str = "[Service]
 Type=oneshot
@@ -20,10 +23,15 @@ RemainAfterExit=yes
 WantedBy=multi-user.target
 ";
 
+/// Where a unit is given [`PATIENCE`].
+fn patience(disk: &str) -> String {
+    format!("/etc/systemd/system/mnt-longhorn-{disk}.mount.d/patience.conf")
+}
+
 /// What k3s saw, once it has started.
 fn k3s_saw(node: &mut Node) -> Result<String> {
     node.vm.sh(
-        "while [ $SECONDS -lt 100 ]; do
+        "while [ $SECONDS -lt 200 ]; do
              systemctl is-active -q k3s && systemctl is-active -q multi-user.target && exec cat /run/k3s-saw
              sleep 0.1
          done; systemctl list-jobs; systemctl status 'mnt-*' k3s; exit 1",
@@ -56,9 +64,12 @@ fn without_the_agent(lab: &Lab) -> Result<()> {
          said=$(systemd-analyze verify --man=no --recursive-errors=no {units} 2>&1) && [ -z \"$said\" ] || {{ echo \"$said\" >&2; exit 1; }}"
     ))?;
     node.wait_for("each has its unit", |node| {
-        let ready = node.vm.sh("curl -sS 'localhost:9807/readyz?verbose'")?;
-        Ok(ready.contains("[+] mount-units: each"))
+        let ready = node.vm.run("curl -sS 'localhost:9807/readyz?verbose'")?;
+        Ok(ready.stdout.contains("[+] mount-units: each"))
     })?;
+    for disk in ["sda1", "vdb1"] {
+        node.vm.write_file(&patience(disk), PATIENCE, 0o644)?;
+    }
     let by_the_agent = node
         .vm
         .sh("findmnt -rno TARGET,FSTYPE,OPTIONS | grep /mnt/longhorn | sort")?;
@@ -82,7 +93,8 @@ fn without_the_agent(lab: &Lab) -> Result<()> {
     ensure!(mounts.trim() == "2", "{mounts} mounts");
     ensure!(!node.log()?.contains(" mounted disk="), "{}", node.log()?);
 
-    // A disk that is away keeps its unit and holds nobody up.
+    // A disk that is away keeps its unit and holds nobody up, by the unit alone.
+    node.vm.sh(&format!("rm {}", patience("vdb1")))?;
     let mut off = node.vm.shutdown()?;
     off.remove("alpha")?;
     let mut node = Node::again(off)?;

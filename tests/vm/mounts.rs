@@ -48,7 +48,7 @@ fn wait_live(node: &mut Node, path: &str, partition: &str) -> Result<()> {
 fn not_ready(node: &mut Node, words: &str) -> Result<()> {
     let ready = node
         .vm
-        .sh("curl -sS --max-time 5 -w '%{http_code}' http://localhost:9807/readyz")?;
+        .sh("curl -sS --max-time 120 -w '%{http_code}' http://localhost:9807/readyz")?;
     ensure!(ready.contains(words) && ready.ends_with("503"), "{ready}");
     Ok(())
 }

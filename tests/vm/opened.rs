@@ -39,6 +39,7 @@ fn opened(lab: &Lab) -> Result<()> {
          done
          losetup --offset 1G /dev/loop0 /dev/{looped}
          truncate -s 1M /var/tmp/core.snap && losetup --read-only /dev/loop1 /var/tmp/core.snap
+         SECONDS=0
          while [ $SECONDS -lt 100 ]; do
              [ -e /run/{installed}.open ] && [ -e /run/passed.open ] && break; sleep 0.1
          done

@@ -134,7 +134,7 @@ fn approved_and_interrupted(lab: &Lab) -> Result<()> {
     std::thread::sleep(Duration::from_millis(500));
     let mut node = Node::again(node.vm.power_cut()?)?;
     node.wait_mounted(&["/mnt/longhorn/vdb1"])?;
-    ensure!(node.log()?.contains("resume"), "{}", node.log()?);
+    node.wait_logged(&["resume"])?;
     node.vm
         .sh("systemctl stop disk-discovery && umount /mnt/longhorn/vdb1 && e2fsck -fn /dev/vdb1")
         .map(drop)

@@ -67,7 +67,7 @@ fn check_gone(node: &mut Node, device: &str, place: &str) -> Result<()> {
     let written = node.vm.run(&format!("touch {place}/file"))?;
     ensure!(!written.success(), "written below the bare mountpoint");
     node.vm
-        .sh("curl -sS --fail --max-time 5 'localhost:9807/readyz?verbose'")?;
+        .sh("curl -sS --fail --max-time 120 'localhost:9807/readyz?verbose'")?;
     Ok(())
 }
 
@@ -85,6 +85,7 @@ fn there_and_back(lab: &Lab) -> Result<()> {
     let wanted = "/etc/systemd/system/multi-user.target.wants/mnt-longhorn-vdb1.mount";
     node.vm.sh(&format!(
         "echo precious > {PLACE}/data && sync
+         SECONDS=0
          while [ $SECONDS -lt 100 ]; do [ -e {unit} ] && [ -L {wanted} ] && exit; sleep 0.1; done; exit 1"
     ))?;
     let refused = node.vm.run("disk-discovery release vdz1")?;
@@ -204,6 +205,7 @@ fn kept_alive(lab: &Lab) -> Result<()> {
     node.wait_mounted(&[PLACE])?;
     let pid = node.vm.sh(
         "unshare -m --propagation private sleep 10000 > /dev/null 2>&1 & pid=$!
+         SECONDS=0
          while [ $SECONDS -lt 100 ]; do [ \"$(cat /proc/$pid/comm)\" = sleep ] && break; sleep 0.1; done; echo $pid",
     )?;
     let pid = pid.trim();
@@ -337,6 +339,7 @@ fn killed(lab: &Lab) -> Result<()> {
     // Both at once: nothing is done.
     node.vm.sh(&format!(
         "{kill}; cd /var/lib/disk-discovery/requests && touch release-vdb1 cancel-vdb1 && systemctl start disk-discovery
+         SECONDS=0
          while [ $SECONDS -lt 100 ]; do ls | grep -q vdb1$ || exit 0; sleep 0.1; done; exit 1"
     ))?;
     node.wait_mounted(&[PLACE]).map(drop)

@@ -240,6 +240,7 @@ fn own_network(lab: &Lab) -> Result<()> {
     node.vm.sh(
         "ip netns add pod
          nsenter --net=/run/netns/pod disk-discovery run --mode enforce --interval 1h >/run/agent.log 2>&1 &
+         SECONDS=0
          while [ $SECONDS -lt 100 ]; do grep -q decided /run/agent.log && exit 0; sleep 0.1; done; exit 1",
     )?;
     node.vm.plug(Disk::virtio("late").gib(12))?;

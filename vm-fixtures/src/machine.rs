@@ -1,17 +1,15 @@
 //! A machine as declared, and how it starts: as a clone, or by a boot.
 
 use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
+use anyhow::{Context, Result};
 
 use crate::agent::AgentPort;
 use crate::attach::Attached;
 use crate::disk::{Bus, Disk};
 use crate::hardware::{Hardware, NETWORK_UP, Ram, make_overlay, user_network};
 use crate::lab::Lab;
-use crate::qemu::{Qemu, with_wreck};
+use crate::qemu::{Qemu, start_alive, with_wreck};
 use crate::rundir::RunDir;
 use crate::template::{BOOT_WITHIN, thaw};
 use crate::vm::Vm;
@@ -186,16 +184,7 @@ impl Chassis {
             add("-netdev", backend.to_string());
             add("-device", card.to_string());
         }
-        let mut started = Qemu::start(self.dir.path(), &arguments)?;
-        if is_lifeless(&mut started.0, &mut started.1)? {
-            eprintln!(
-                "{}: nothing was read in {LIFELESS_AFTER:?}, it is started again",
-                self.name
-            );
-            drop(started);
-            started = Qemu::start(self.dir.path(), &arguments)?;
-        }
-        let (qemu, agent) = started;
+        let (qemu, agent) = start_alive(&self.name, || Qemu::start(self.dir.path(), &arguments))?;
         let mut vm = Vm::new(self, qemu, agent, attached);
         vm.wait_booted(BOOT_WITHIN)?;
         if vm.has_network() {
@@ -203,25 +192,5 @@ impl Chassis {
         }
         vm.settle()?;
         Ok(vm)
-    }
-}
-
-/// Once in some thousand boots under emulation both processors spin from the very beginning. Who
-/// has not read anything from the system disk by then has done nothing that could be of interest.
-const LIFELESS_AFTER: Duration = Duration::from_secs(120);
-
-fn is_lifeless(qemu: &mut Qemu, agent: &mut AgentPort) -> Result<bool> {
-    if agent.wait_ready(LIFELESS_AFTER).is_ok() {
-        return Ok(false);
-    }
-    let all = qemu.qmp.execute("query-blockstats", json!({}))?;
-    let devices = all.as_array().into_iter().flatten();
-    let mut roots = devices.filter(|one| one.get("node-name") == Some(&json!("root")));
-    let reads = roots
-        .next()
-        .and_then(|root| root.pointer("/stats/rd_operations"));
-    match reads.and_then(Value::as_u64) {
-        Some(reads) => Ok(reads == 0),
-        None => bail!("no figures of the system disk in {all}"),
     }
 }

@@ -8,6 +8,7 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Value, json};
 
 use crate::agent::AgentPort;
 use crate::hardware::QEMU;
@@ -16,6 +17,9 @@ use crate::spawn::spawn_bound;
 
 /// Until QEMU has opened its sockets.
 const SOCKETS_WITHIN: Duration = Duration::from_secs(120);
+/// Once in some thousand boots under emulation both processors spin from the very beginning. Who
+/// has not read anything from the system disk by then has done nothing that could be of interest.
+const LIFELESS_AFTER: Duration = Duration::from_secs(120);
 /// How much of a console goes into an error.
 const TAIL_BYTES: usize = 4000;
 
@@ -85,6 +89,36 @@ impl Qemu {
 impl Drop for Qemu {
     fn drop(&mut self) {
         end(&mut self.child);
+    }
+}
+
+/// Starts a guest that boots, and once more when it is lifeless.
+pub(crate) fn start_alive(
+    name: &str,
+    start: impl Fn() -> Result<(Qemu, AgentPort)>,
+) -> Result<(Qemu, AgentPort)> {
+    let (mut qemu, mut agent) = start()?;
+    if !is_lifeless(&mut qemu, &mut agent)? {
+        return Ok((qemu, agent));
+    }
+    eprintln!("{name}: nothing was read in {LIFELESS_AFTER:?}, it is started again");
+    qemu.kill();
+    start()
+}
+
+fn is_lifeless(qemu: &mut Qemu, agent: &mut AgentPort) -> Result<bool> {
+    if agent.wait_ready(LIFELESS_AFTER).is_ok() {
+        return Ok(false);
+    }
+    let all = qemu.qmp.execute("query-blockstats", json!({}))?;
+    let devices = all.as_array().into_iter().flatten();
+    let mut roots = devices.filter(|one| one.get("node-name") == Some(&json!("root")));
+    let reads = roots
+        .next()
+        .and_then(|root| root.pointer("/stats/rd_operations"));
+    match reads.and_then(Value::as_u64) {
+        Some(reads) => Ok(reads == 0),
+        None => bail!("no figures of the system disk in {all}"),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::cache::Lock;
 use crate::hardware::{Hardware, Ram, make_overlay};
 use crate::image::{Image, remove};
 use crate::key::key_of_words;
-use crate::qemu::{Qemu, with_wreck};
+use crate::qemu::{Qemu, start_alive, with_wreck};
 
 /// A cold boot takes 10 s under emulation on an idle host.
 pub(crate) const BOOT_WITHIN: Duration = Duration::from_secs(600);
@@ -105,7 +105,16 @@ fn build(image: &Image, hardware: Hardware, key: &str) -> Result<()> {
     let memory = work.join("memory");
     let mut arguments = hardware.arguments();
     arguments.extend(hardware.paths(image, Ram::Template(&memory))?);
-    let (mut qemu, mut agent) = Qemu::start(&work, &arguments)?;
+    let (mut qemu, mut agent) = start_alive(&format!("the template {key}"), || {
+        // A second start does not begin with the memory that the first one left.
+        match std::fs::remove_file(&memory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove {}", memory.display()));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        Qemu::start(&work, &arguments)
+    })?;
     freeze(&mut qemu, &mut agent).map_err(|error| with_wreck(error, &work))?;
     qemu.kill();
     for leftover in ["console", "stderr"] {

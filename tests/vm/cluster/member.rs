@@ -154,7 +154,7 @@ impl Member {
     /// `/readyz?verbose`: the code, 0 while nobody answers, and what it says.
     pub fn readyz(&self) -> Result<(u16, String)> {
         let asked =
-            "curl -sS --max-time 20 -w '%{http_code}' 'http://localhost:9807/readyz?verbose'";
+            "curl -sS --max-time 120 -w '%{http_code}' 'http://localhost:9807/readyz?verbose'";
         let answer = self.guest.with(|node| node.vm.run(asked))?.stdout;
         let (text, code) = answer.rsplit_once('\n').unwrap_or(("", &answer));
         Ok((code.parse().unwrap_or_default(), text.to_owned()))

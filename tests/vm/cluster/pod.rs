@@ -115,7 +115,8 @@ pub fn start(member: &Member) -> Result<()> {
 pub fn kill(member: &Member) -> Result<()> {
     let script = format!(
         "systemctl kill -s KILL pod
-         while systemctl is-active -q pod; do sleep 0.1; done
+         # Between active and failed there is a state in which nothing is to be reset.
+         until systemctl show -p ActiveState --value pod | grep -qxE 'failed|inactive'; do sleep 0.1; done
          systemctl reset-failed -q pod; umount {ROOT} && rm -rf /run/pod/upper /run/pod/work"
     );
     member.sh(&script).map(drop)

@@ -6,13 +6,17 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::Vm;
+use super::{RUN_WITHIN, Vm};
 use crate::attach::Attached;
 use crate::digest::digest_file;
 use crate::disk::{Bus, Disk};
 use crate::off::root_digest;
 
 const UNPLUG_WITHIN: Duration = Duration::from_secs(120);
+/// How long the shell functions below wait for a disk, and udev's word on it.
+const DISK_WITHIN: Duration = Duration::from_secs(110);
+/// A guest is dead that takes longer for its disks, however many they are.
+const SETTLED_WITHIN: Duration = Duration::from_secs(1800);
 
 /// Shell function: waits for the whole disk at a pattern in sysfs, prints its directory.
 const WAIT_DISK: &str = "wait_disk() {
@@ -29,9 +33,11 @@ const WAIT_DISK: &str = "wait_disk() {
 
 /// Shell function: waits until udev is done with the whole disk at each pattern. A device is in
 /// sysfs a moment before its event is out, so an empty queue alone does not say that udev saw it.
+/// Each disk has its time: many take long, and a slow one is no fault of those after it.
 const WAIT_UDEV: &str = "wait_udev() {
     local pattern dir
     for pattern in \"$@\"; do
+        SECONDS=0
         dir=$(wait_disk \"$pattern\") || return
         until [ -e \"/run/udev/data/b$(<\"$dir/dev\")\" ]; do
             if [ $SECONDS -ge 110 ]; then echo \"udev did not handle $dir\" >&2; return 1; fi
@@ -39,6 +45,21 @@ const WAIT_UDEV: &str = "wait_udev() {
         done
     done
     udevadm settle --timeout=180
+}
+";
+
+/// Shell function: waits until there is no disk at a pattern. At first it looks without a pause.
+const WAIT_GONE: &str = "wait_gone() {
+    local dir left
+    while :; do
+        left=
+        for dir in $1; do
+            if [ -e \"$dir\" ]; then left=$dir; fi
+        done
+        if [ -z \"$left\" ]; then return; fi
+        if [ $SECONDS -ge 280 ]; then echo \"$left stays\" >&2; dmesg | tail -n 30 >&2; return 1; fi
+        sleep 0.02
+    done
 }
 ";
 
@@ -57,8 +78,8 @@ impl Vm {
     }
 
     /// Takes a disk away as an operator would, and waits until it is gone. On virtio and NVMe the
-    /// guest is asked and its driver lets go first; SCSI and USB disks go at once. Returns the
-    /// disk, to be plugged again with its content.
+    /// guest is asked and its driver lets go first; SCSI and USB disks go at once, and the guest,
+    /// which has to run for that, follows. Returns the disk, to be plugged again with its content.
     pub fn unplug(&mut self, name: &str) -> Result<Disk> {
         let attached = self.attached(name)?.clone();
         let device = attached.device_id();
@@ -70,6 +91,11 @@ impl Vm {
             }
         }
         self.disks.retain(|other| other.disk.name != name);
+        if matches!(attached.disk.bus, Bus::Scsi | Bus::Usb) {
+            // Whoever is plugged in its place before would be taken for it.
+            let pattern = attached.place.sysfs(attached.disk.bus);
+            self.sh(&format!("{WAIT_GONE}wait_gone '{pattern}'"))?;
+        }
         Ok(attached.detach())
     }
 
@@ -99,7 +125,9 @@ impl Vm {
             .map(|attached| format!("'{}'", attached.place.sysfs(attached.disk.bus)))
             .collect();
         let script = format!("{WAIT_DISK}{WAIT_UDEV}wait_udev {}", patterns.join(" "));
-        self.sh(&script).map(drop)
+        let disks = u32::try_from(patterns.len())?;
+        let limit = (RUN_WITHIN + DISK_WITHIN * disks).min(SETTLED_WITHIN);
+        self.sh_within(limit, &script).map(drop)
     }
 
     /// The name the guest's kernel gave a disk (`vdb`, `sda`, `nvme0n1`), waiting until it has
