@@ -223,8 +223,8 @@ impl Reconciler {
             if dirty.is_full() {
                 timer = Instant::now() + self.jittered();
             }
-            // A look takes as long as disks do that do not answer; what it began is
-            // of no use to anybody then.
+            // A look takes as long as disks do that do not answer. Stopping comes first:
+            // whatever else happened as well, no disk is begun after that.
             let next = tokio::select! {
                 biased;
                 _ = stop.changed() => {
@@ -242,12 +242,6 @@ impl Reconciler {
             // what they have until it is taken.
             loop {
                 tokio::select! {
-                    // Stopping comes first: no disk is begun after that.
-                    biased;
-                    _ = stop.changed() => {
-                        self.drain().await;
-                        return;
-                    }
                     rung = ring(uevents.as_ref()) => {
                         if let Some(rung) = self.set_aside(rung) {
                             dirty = dirty.and(rung);
@@ -275,6 +269,10 @@ impl Reconciler {
                             Dirty::Lost
                         };
                         break;
+                    }
+                    _ = stop.changed() => {
+                        self.drain().await;
+                        return;
                     }
                 }
             }
