@@ -124,14 +124,17 @@ impl Leaving {
                     None
                 }
             };
+            // What was counted is as old as the question. A failure is not: one that
+            // took longer than that would be asked again at once.
+            let at = replicas.map_or_else(Instant::now, |_| now);
             let version = version.to_owned();
             let counted = Counted {
                 replicas,
                 version,
-                at: now,
+                at,
             };
             self.counted.insert(name, counted);
-            again = Some(now + COUNT_AGAIN / self.hurry);
+            again = Some(at + COUNT_AGAIN / self.hurry);
         }
         again
     }

@@ -17,6 +17,9 @@ pub enum Mood {
     Garbage(u16),
     /// A `Status` with this code.
     Failing(u16),
+    /// A `Status` with the code 504, so much later: what is behind it does not
+    /// answer.
+    GivingUp(Duration),
     /// As it should, except that a watch is forbidden.
     NoWatch,
     /// As it should, except that a watch never even begins.

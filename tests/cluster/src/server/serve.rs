@@ -191,6 +191,10 @@ async fn moody(
             Some(response)
         }
         Mood::Failing(code) => Some(made_to(code)),
+        Mood::GivingUp(time) => {
+            tokio::time::sleep(time).await;
+            Some(made_to(504))
+        }
         Mood::NoWatch if watches => Some(made_to(403)),
         Mood::WatchEndsAtOnce if watches => Some(Response::new(Body::empty())),
         Mood::SilentWatch if watches => std::future::pending().await,

@@ -308,10 +308,10 @@ fn a_release_that_is_called_off_leaves_the_disk_as_people_had_it() {
 /// time must not be removed, or it comes back as new.
 #[test]
 fn a_release_that_is_called_off_while_the_replicas_are_counted_removes_nothing() {
-    // What was counted is good for three seconds then, and the answer takes half of
+    // What was counted is good for six seconds then, and the answer takes four of
     // them.
     let options = AgentOptions {
-        hurry: 10,
+        hurry: 5,
         ..options()
     };
     let scene = Scene::on(LonghornCluster::stand_in(), &options);
@@ -320,7 +320,7 @@ fn a_release_that_is_called_off_while_the_replicas_are_counted_removes_nothing()
     scene.cluster.patch("k3s2", &patch);
     let before = scene.entry();
     let server = scene.cluster.server();
-    server.mood_for(replicas(), Mood::Slow(Duration::from_millis(1500)));
+    server.mood_for(replicas(), Mood::Slow(Duration::from_secs(4)));
     scene.release();
     until("its replicas are asked for", || {
         let requests = scene.cluster.requests();
@@ -331,6 +331,22 @@ fn a_release_that_is_called_off_while_the_replicas_are_counted_removes_nothing()
     until("it is forgotten", || scene.phase().is_none());
     until("it is told", || scene.told().contains(&Told::InUse));
     assert_eq!(scene.entry(), before);
+}
+
+/// Longer than a failed count is taken for: it must not be made again and again
+/// in front of all else.
+#[test]
+fn replicas_that_take_long_not_to_be_counted_keep_no_disk_from_being_registered() {
+    let scene = Scene::on(LonghornCluster::stand_in(), &options());
+    let long = Mood::GivingUp(Duration::from_secs(1));
+    scene.cluster.server().mood_for(replicas(), long);
+    scene.release();
+    until("it is told", || scene.is_told("cannot be counted"));
+    scene.host.provision("sdd1");
+    until("the other is registered", || {
+        scene.cluster.has("k3s2", "sdd1")
+    });
+    assert!(scene.cluster.has("k3s2", "sdb1"));
 }
 
 #[test]
