@@ -192,7 +192,8 @@ impl Mailbox {
     }
 
     /// Takes an answered request away for good; one that is gone already is no
-    /// error. Where it asks for more by now, that is still to be answered.
+    /// error. Where it asks for more by now, that is still to be answered, unless
+    /// it came at this very moment.
     ///
     /// # Errors
     /// When it stays.

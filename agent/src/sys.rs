@@ -534,7 +534,7 @@ mod tests {
         unsafe {
             command.pre_exec(move || {
                 tell.write_all(b"!")?;
-                thread::sleep(Duration::from_millis(500));
+                thread::sleep(Duration::from_secs(3));
                 Ok(())
             });
         }
@@ -544,7 +544,7 @@ mod tests {
         fcntl(&held, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("non-blocking");
         // The child's own last step in closing it may be a moment behind.
         let mut fds = [PollFd::new(held.as_fd(), PollFlags::POLLIN)];
-        let closed = poll(&mut fds, PollTimeout::from(100_u8)).expect("polled");
+        let closed = poll(&mut fds, PollTimeout::from(1_500_u16)).expect("polled");
         assert_eq!(closed, 1, "the child still has it");
         assert_eq!(held.read(&mut [0]).expect("the end"), 0);
         let mut child = starts.join().expect("a child");

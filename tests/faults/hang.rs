@@ -62,14 +62,11 @@ fn let_go(ground: &Ground, node: &mut Node) -> Result<()> {
 fn hang(ground: &Ground) -> Result<()> {
     let (mut node, foreign) = stuck(ground, "hang")?;
     another_is_mounted(ground, &mut node)?;
-    let disks = node.disks()?;
-    for device in STUCK {
-        ensure!(
-            operation(&disks, device, "overdue").is_some_and(|overdue| overdue == "aside"),
-            "{device} is in nobody's way: {:#}",
-            disks.0
-        );
-    }
+    // For the other disk it was enough that one of them made way.
+    let disks = node.wait_until("both have made way", |disks| {
+        let aside = |device| operation(disks, device, "overdue").is_some_and(|it| it == "aside");
+        STUCK.iter().all(|device| aside(device))
+    })?;
     ensure!(phase(&disks, "vdb") == "partitioning", "{:#}", disks.0);
     let ready = node.vm.sh("curl -sS localhost:9807/readyz")?;
     ensure!(
