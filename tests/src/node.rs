@@ -13,6 +13,9 @@ use crate::Disks;
 
 /// The agent as shipped for a plain systemd host.
 const UNIT: &str = include_str!("../../deploy/systemd/disk-discovery.service");
+/// A test that is quick starts the agent more often in ten seconds than systemd lets
+/// a person do.
+const MANY_STARTS: &str = "[Unit]\nStartLimitIntervalSec=0\n";
 /// Under emulation on a busy machine everything takes its time.
 const PATIENCE: Duration = Duration::from_mins(10);
 
@@ -62,6 +65,11 @@ impl Node {
         let mut vm = machine.start()?;
         vm.put(binary()?, "/usr/local/bin/disk-discovery", 0o755)?;
         vm.write_file("/etc/systemd/system/disk-discovery.service", UNIT, 0o644)?;
+        vm.write_file(
+            "/etc/systemd/system/disk-discovery.service.d/starts.conf",
+            MANY_STARTS,
+            0o644,
+        )?;
         let mut node = Self { vm };
         node.configure("mode: enforce\ninterval: 1h\n")?;
         node.vm
