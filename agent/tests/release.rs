@@ -8,6 +8,7 @@
 )]
 
 use std::{
+    collections::VecDeque,
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener},
@@ -28,7 +29,8 @@ const NOBODY: u32 = 65534;
 struct StandIn {
     state: TempDir,
     address: SocketAddr,
-    shown: Arc<Mutex<(String, String)>>,
+    /// Each is shown once, and the last from then on.
+    shown: Arc<Mutex<VecDeque<(String, String)>>>,
 }
 
 impl StandIn {
@@ -49,7 +51,14 @@ impl StandIn {
                 let mut reader = BufReader::new(&stream);
                 while reader.read_line(&mut line).is_ok_and(|read| read > 2) {}
                 assert!(line.starts_with("GET /v1/disks HTTP/1.0\r\n"), "{line}");
-                let (status, body) = shown.lock().expect("not poisoned").clone();
+                let mut shown = shown.lock().expect("not poisoned");
+                let last = shown.front().cloned();
+                let (status, body) = match shown.len() {
+                    2.. => shown.pop_front(),
+                    _ => last,
+                }
+                .expect("an answer");
+                drop(shown);
                 let answer = format!("HTTP/1.0 {status}\r\nServer: x\r\n\r\n{body}");
                 // One that was killed does not read it.
                 drop(stream.write_all(answer.as_bytes()));
@@ -66,7 +75,16 @@ impl StandIn {
     }
 
     fn answer(&self, status: &str, body: Value) {
-        *self.shown.lock().expect("not poisoned") = (status.to_owned(), body.to_string());
+        let answer = (status.to_owned(), body.to_string());
+        *self.shown.lock().expect("not poisoned") = VecDeque::from([answer]);
+    }
+
+    /// Shows nothing once, before what it shows.
+    fn pause(&self) {
+        let nothing = json!({"mode": "enforce", "later": 1, "releases": []});
+        let nothing = ("200 OK".to_owned(), nothing.to_string());
+        let mut shown = self.shown.lock().expect("not poisoned");
+        shown.push_front(nothing);
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -221,6 +239,25 @@ fn a_disk_is_taken_back_when_the_agent_says_so() {
     agent.show(row("in-use"));
     assert_eq!(cancel.line(), "sdb1: in-use");
     assert_eq!(cancel.end().2, Some(0));
+}
+
+/// The ledger forgets a release before the agent has heard what became of it.
+#[test]
+fn a_disk_that_is_not_shown_for_a_moment_is_waited_for() {
+    let end = [
+        (&["sdb1", "--cancel"][..], "cancel-sdb1", "in-use", 0),
+        (&["sdb1"], "release-sdb1", "refused", 1),
+    ];
+    for (arguments, file, state, code) in end {
+        let agent = StandIn::new();
+        let mut follower = agent.ask(arguments);
+        wait_for(&agent.file(file));
+        agent.show(row(state));
+        agent.pause();
+        fs::remove_file(agent.file(file)).expect("the request");
+        assert_eq!(follower.line(), format!("sdb1: {state}"));
+        assert_eq!(follower.end().2, Some(code));
+    }
 }
 
 #[test]

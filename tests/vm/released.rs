@@ -142,8 +142,8 @@ fn in_use(lab: &Lab) -> Result<()> {
     let pid = node.vm.sh(&format!(
         "echo precious > {PLACE}/data && sync && (sleep 10000 < {PLACE}/data > /dev/null 2>&1 & echo $!)"
     ))?;
-    let in_the_background = "(disk-discovery release vdb1 > /run/said 2>&1 &)";
-    node.vm.sh(in_the_background)?;
+    node.vm
+        .sh("(disk-discovery release vdb1 > /run/said 2>&1 &)")?;
     let waits = |disks: &Disks| {
         release_of(disks, "vdb1")
             .is_some_and(|(state, detail)| state == "unmounting" && detail.contains("is in use"))
@@ -169,8 +169,14 @@ fn in_use(lab: &Lab) -> Result<()> {
     node.wait_refused("vdb", "mount-path-taken")?;
     node.vm.sh(&format!("umount {PLACE}"))?;
     node.wait_mounted(&[PLACE])?;
-    node.vm.sh(in_the_background)?;
+    // The first to follow it may not have ended yet.
+    node.vm
+        .sh(": > /run/said-again; (disk-discovery release vdb1 > /run/said-again 2>&1 &)")?;
     node.wait_until("it waits once more", waits)?;
+    node.wait_for("who released it is told", |node| {
+        let said = node.vm.run("grep -q unmounting /run/said-again")?;
+        Ok(said.success())
+    })?;
     node.vm
         .sh(&format!("mount -t tmpfs theirs {PLACE} && kill {pid}"))?;
     node.wait_until("it lies below another mount", |disks| {
@@ -185,7 +191,7 @@ fn in_use(lab: &Lab) -> Result<()> {
     node.wait_until("it is unmounted", |disks| is(disks, "vdb1", "unmounted"))?;
     check_gone(&mut node, "vdb", PLACE)?;
     let said = node.vm.sh(
-        "while pgrep -x disk-discovery -a | grep -q release; do sleep 0.2; done; cat /run/said",
+        "while pgrep -x disk-discovery -a | grep -q release; do sleep 0.2; done; cat /run/said-again",
     )?;
     ensure!(
         said.contains("unmounting") && said.contains("are kept"),

@@ -177,6 +177,7 @@ impl Follower {
     /// Tells each step until the last.
     async fn follow(&self) -> Result<(), ReleaseError> {
         let (mut told, mut heard, mut silent) = (None, false, Instant::now());
+        let mut missing = false;
         loop {
             // Before the question: the answer to a request is shown when the
             // request goes.
@@ -195,7 +196,10 @@ impl Follower {
                         self.tell(row)?;
                         told = Some(row.clone());
                     }
-                    if !open && self.is_done(row)? {
+                    // What ends is gone a moment before it is said how.
+                    let believed = row.is_some() || missing;
+                    missing = !open && row.is_none();
+                    if !open && believed && self.is_done(row)? {
                         return Ok(());
                     }
                 }
