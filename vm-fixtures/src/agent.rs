@@ -13,6 +13,8 @@ use crate::qmp::is_retry;
 
 /// How much longer than the guest's own limit the host waits, before it takes the guest for dead.
 const GRACE: Duration = Duration::from_secs(20);
+/// What an error says of a guest that stands still.
+pub(crate) const NO_ANSWER: &str = "the agent in the guest did not answer in time";
 /// For moving files, which have no limit in the guest.
 const TRANSFER_WITHIN: Duration = Duration::from_secs(300);
 
@@ -216,7 +218,7 @@ fn time_left(deadline: Instant) -> Result<Duration> {
     deadline
         .checked_duration_since(Instant::now())
         .filter(|left| !left.is_zero())
-        .ok_or_else(|| anyhow!("the agent in the guest did not answer in time"))
+        .ok_or_else(|| anyhow!(NO_ANSWER))
 }
 
 fn fail_unless_zero(answer: &Answer, what: &str) -> Result<()> {

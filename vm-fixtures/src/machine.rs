@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 
-use crate::agent::AgentPort;
+use crate::agent::{AgentPort, NO_ANSWER};
 use crate::attach::Attached;
 use crate::disk::{Bus, Disk};
 use crate::hardware::{Hardware, NETWORK_UP, Ram, make_overlay, user_network};
@@ -99,8 +99,17 @@ impl Machine {
     /// Starts it; returns when a script can run and udev has seen every disk.
     pub fn start(self) -> Result<Vm> {
         let name = self.name.clone();
-        self.start_unnamed()
-            .with_context(|| format!("start the machine {name}"))
+        // Once in some thousand clones a processor gets no more interrupts of its timer, and
+        // whatever sleeps on it sleeps for ever. Nothing has been done with it so far.
+        let again = (self.boot == Boot::Clone).then(|| self.clone());
+        let started = match (self.start_unnamed(), again) {
+            (Err(error), Some(again)) if stands_still(&error) => {
+                eprintln!("{name} is started again: {error:#}");
+                again.start_unnamed()
+            }
+            (started, _) => started,
+        };
+        started.with_context(|| format!("start the machine {name}"))
     }
 
     fn start_unnamed(self) -> Result<Vm> {
@@ -161,6 +170,10 @@ impl Machine {
             Err(error) => Err(with_wreck(error, dir)),
         }
     }
+}
+
+fn stands_still(error: &Error) -> bool {
+    format!("{error:#}").contains(NO_ANSWER)
 }
 
 impl Chassis {
