@@ -15,6 +15,8 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use disk_discovery::{
@@ -26,6 +28,7 @@ use disk_discovery::{
     state::State,
     units::DevNo,
 };
+use nix::{sys::stat::Mode, unistd::mkfifo};
 use tempfile::TempDir;
 
 /// Where the devices of different buses hang.
@@ -861,6 +864,26 @@ fn a_disk_that_cannot_be_read_is_not_read_again_because_something_else_changed()
     assert_ne!(why(&dirty(&["vdb"])), absent);
     tree.remove("dev/vdb");
     assert_eq!(why(&Dirty::Lost), absent);
+}
+
+#[test]
+fn a_disk_that_may_be_read_again_while_a_look_is_under_way_is_read_by_the_next() {
+    let tree = Tree::new();
+    tree.disk(VIRTIO, "vdb", 254, 16);
+    tree.record(254, 16, "I:1\n");
+    let mut look = Look::new(tree.host(), Policy::default(), tree.observer());
+    let mut again = |dirty: &Dirty| look.look(dirty, &BTreeSet::new()).again;
+    assert!(again(&Dirty::Everything).is_some(), "it cannot be read");
+    // The next look waits for a word until that is due: a second, and a quarter of it.
+    fs::create_dir_all(tree.at("state")).expect("a directory");
+    let pipe = tree.at("state/frozen");
+    mkfifo(&pipe, Mode::S_IRWXU).expect("a pipe");
+    let word = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(1_300));
+        fs::write(pipe, "for a while").expect("heard");
+    });
+    assert!(again(&Dirty::nothing()).is_some(), "nobody would read it");
+    word.join().expect("said");
 }
 
 // ---------------------------------------------------------------------------
