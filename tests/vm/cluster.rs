@@ -91,8 +91,6 @@ fn pulled(lab: &Lab) -> Result<()> {
     member.guest.with(Node::start_agent)?;
     member.wait_in_use("sda1")?;
     let uuid = member.uuid("sda1")?;
-    // Longhorn does not wait until its file is on the medium.
-    member.sh("sync")?;
     let alpha = member.guest.with(|node| node.vm.yank("alpha"))?;
     member.until("the agent misses it", || {
         let (code, said) = member.readyz()?;

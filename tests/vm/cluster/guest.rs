@@ -122,10 +122,24 @@ impl DiskFiles for GuestFiles {
         }
     }
 
-    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let text = String::from_utf8_lossy(bytes).replace('\'', r"'\''");
-        self.run(&format!("printf %s '{text}' > {}", quoted(path)))
-            .map(drop)
+        // The disk may have been mounted since the look, which is seconds ago here.
+        let script = format!(
+            "set -C
+             file={}
+             [ -f \"$file\" ] && echo there && exit
+             printf %s '{text}' > \"$file\" && echo made",
+            quoted(path)
+        );
+        match self.run(&script)?.trim_end() {
+            "made" => Ok(()),
+            _ => Err(io::ErrorKind::AlreadyExists.into()),
+        }
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        self.run(&format!("sync {}", quoted(path))).map(drop)
     }
 
     fn mkdir(&self, path: &Path) -> io::Result<()> {

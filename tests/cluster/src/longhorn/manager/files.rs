@@ -3,7 +3,9 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, fs, io,
+    fmt,
+    fs::{self, File},
+    io::{self, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -45,12 +47,18 @@ pub trait DiskFiles: Send + Sync {
     ///
     /// As the node says.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
-    /// Creates or replaces a file, but no directory.
+    /// Writes a file that is not there, and no directory above it.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::AlreadyExists`] where it is there, or as the node says.
+    fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Waits until what was written to a file is on the medium.
     ///
     /// # Errors
     ///
     /// As the node says.
-    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    fn sync(&self, path: &Path) -> io::Result<()>;
     /// Creates a directory and those above it, where they are missing.
     ///
     /// # Errors
@@ -111,8 +119,12 @@ impl DiskFiles for LocalFiles {
         fs::read(self.on_disk(path))
     }
 
-    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        fs::write(self.on_disk(path), bytes)
+    fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        File::create_new(self.on_disk(path))?.write_all(bytes)
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        File::open(self.on_disk(path))?.sync_all()
     }
 
     fn mkdir(&self, path: &Path) -> io::Result<()> {

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -56,15 +56,53 @@ pub struct Collected {
     pub failure: Option<(&'static str, String)>,
 }
 
+/// A disk was mounted after its file had been looked for and before one was
+/// made. Since 1.7, `generateFilesystemTypeDiskConfig` then returns neither a
+/// configuration nor an error, which `collectDiskData` does not survive: the
+/// process ends and is started again, and nothing was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Crashed {
+    /// Where the disk is.
+    pub path: String,
+}
+
+impl fmt::Display for Crashed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path } = self;
+        write!(
+            f,
+            "crashed: a {CONFIGURATION} has come to {path} during the look"
+        )
+    }
+}
+
+/// Why a look at a disk came to nothing.
+enum Failure {
+    /// So says its status.
+    NotReady(String),
+    /// See [`Crashed`].
+    Crash,
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self::NotReady(why)
+    }
+}
+
 /// Looks at each disk in `spec.disks`, and makes a disk of what is none yet.
 ///
 /// Whether anything is mounted is not asked for. `taken` says of the first
 /// four characters of a UUID that another disk of the cluster has them.
+///
+/// # Errors
+///
+/// [`Crashed`]: nothing was found of any disk.
 pub fn collect(
     files: &dyn DiskFiles,
     node: &Value,
     taken: &dyn Fn(&str) -> bool,
-) -> BTreeMap<String, Collected> {
+) -> Result<BTreeMap<String, Collected>, Crashed> {
     let all_evicted = flag(node, "/spec/evictionRequested");
     let look = |(name, disk): (&str, &Value)| {
         let path = text(disk, "/path");
@@ -83,13 +121,18 @@ pub fn collect(
                 collected.uuid = configuration.disk_uuid;
                 collected.space = Some(space);
             }
-            Err(why) => {
+            Err(Failure::Crash) => {
+                return Err(Crashed {
+                    path: path.to_owned(),
+                });
+            }
+            Err(Failure::NotReady(why)) => {
                 let node = text(node, "/metadata/name");
                 let message = format!("Disk {name}({path}) on node {node} is not ready: {why}");
                 collected.failure = Some((NO_DISK_INFO, message));
             }
         }
-        (name.to_owned(), collected)
+        Ok((name.to_owned(), collected))
     };
     entries(node, "/spec/disks").into_iter().map(look).collect()
 }
@@ -113,9 +156,10 @@ fn look_at(
     name: &str,
     disk: &Value,
     taken: &dyn Fn(&str) -> bool,
-) -> Result<(Configuration, Space), String> {
+) -> Result<(Configuration, Space), Failure> {
     if text(disk, "/diskType") == "block" {
-        return Err("failed to get disk config: disk service client is nil".to_owned());
+        let why = "failed to get disk config: disk service client is nil";
+        return Err(why.to_owned().into());
     }
     let path = PathBuf::from(text(disk, "/path"));
     let file = path.join(CONFIGURATION);
@@ -123,8 +167,7 @@ fn look_at(
     let configuration = if files.stat(&file).is_ok() {
         read(files, &file).map_err(|why| format!("failed to get disk config: {why}"))?
     } else {
-        generate(files, name, &path, taken)
-            .map_err(|why| format!("failed to generate disk config: {why}"))?
+        generate(files, name, &path, taken)?
     };
     let space = files
         .statfs(&path)
@@ -144,18 +187,23 @@ fn read(files: &dyn DiskFiles, file: &Path) -> Result<Configuration, String> {
 }
 
 /// `generateFilesystemTypeDiskConfig`: directories above the file are not made.
+///
+/// Longhorn looks once more whether the file is there, and then writes; that it
+/// comes between the two, within a moment, is left out.
 fn generate(
     files: &dyn DiskFiles,
     name: &str,
     path: &Path,
     taken: &dyn Fn(&str) -> bool,
-) -> Result<Configuration, String> {
+) -> Result<Configuration, Failure> {
+    let failed = |why: String| format!("failed to generate disk config: {why}");
     let free = |uuid: &String| !uuid.get(..4).is_none_or(taken);
     let disk_uuid = std::iter::repeat_with(|| Uuid::new_v4().to_string())
         .take(DRAWS)
         .find(free)
         .ok_or_else(|| {
-            format!("failed to generate UUID with unique prefix after {DRAWS} attempts")
+            let why = format!("failed to generate UUID with unique prefix after {DRAWS} attempts");
+            failed(why)
         })?;
     let configuration = Configuration {
         disk_name: name.to_owned(),
@@ -163,11 +211,14 @@ fn generate(
         disk_driver: String::new(),
         state: "ready".to_owned(),
     };
-    let write = || -> io::Result<()> {
-        let bytes = serde_json::to_vec(&configuration)?;
-        files.write(&path.join(CONFIGURATION), &bytes)?;
-        files.mkdir(&path.join(REPLICAS))
-    };
-    write().map_err(|error| error.to_string())?;
+    let file = path.join(CONFIGURATION);
+    let bytes = serde_json::to_vec(&configuration).map_err(|error| failed(error.to_string()))?;
+    match files.create(&file, &bytes) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(Failure::Crash),
+        created => created
+            .and_then(|()| files.mkdir(&path.join(REPLICAS)))
+            .and_then(|()| files.sync(&file))
+            .map_err(|error| failed(error.to_string()))?,
+    }
     Ok(configuration)
 }

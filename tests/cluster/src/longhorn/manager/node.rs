@@ -158,7 +158,11 @@ impl Node {
             monitor::collect(&*files, &node, &|beginning| others.contains(beginning))
         });
         match looking.await {
-            Ok(collected) => Ok(Some(collected)),
+            Ok(Ok(collected)) => Ok(Some(collected)),
+            Ok(Err(crashed)) => {
+                shared.say(format!("{}: {crashed}", self.name));
+                Ok(None)
+            }
             Err(error) => {
                 shared.say(format!("{}: looking at the disks: {error}", self.name));
                 Ok(None)

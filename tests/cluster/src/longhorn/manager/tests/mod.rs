@@ -62,7 +62,7 @@ fn node(disks: &[&str]) -> Value {
 
 /// Looks, and writes down what it saw.
 fn round(files: &dyn DiskFiles, node: &mut Value, replicas: &[Value]) {
-    let collected = collect(files, node, &|_| false);
+    let collected = collect(files, node, &|_| false).unwrap();
     status::disks(node, &collected, replicas, Scheduling::default(), NOW);
 }
 
@@ -106,7 +106,7 @@ fn a_new_disk_gets_its_file_and_is_ready() {
 #[test]
 fn the_file_is_written_in_longhorns_words() {
     let host = Host::with(&["sdb1"]);
-    collect(&host.files, &node(&["sdb1"]), &|_| false);
+    collect(&host.files, &node(&["sdb1"]), &|_| false).unwrap();
     let uuid = host.cfg("sdb1").disk_uuid;
     assert_eq!(
         fs::read_to_string(host.at("sdb1").join(CONFIGURATION)).unwrap(),
@@ -134,7 +134,7 @@ fn a_file_that_is_there_is_kept_and_its_uuid_adopted() {
 fn no_two_disks_get_uuids_that_begin_alike() {
     let host = Host::with(&["sdb1"]);
     let mut node = node(&["sdb1"]);
-    let collected = collect(&host.files, &node, &|_| true);
+    let collected = collect(&host.files, &node, &|_| true).unwrap();
     status::disks(&mut node, &collected, &[], Scheduling::default(), NOW);
     assert_eq!(reason(&node, "sdb1", "Ready"), "NoDiskInfo");
     assert!(!host.at("sdb1").join(CONFIGURATION).exists());
@@ -232,7 +232,11 @@ impl DiskFiles for Sealed {
         Ok(br#"{"diskUUID":"there all the time"}"#.to_vec())
     }
 
-    fn write(&self, _: &Path, _: &[u8]) -> io::Result<()> {
+    fn create(&self, _: &Path, _: &[u8]) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(nix::libc::EPERM))
+    }
+
+    fn sync(&self, _: &Path) -> io::Result<()> {
         Err(io::Error::from_raw_os_error(nix::libc::EPERM))
     }
 
@@ -265,6 +269,48 @@ fn whatever_a_look_at_the_file_fails_for_it_counts_as_missing() {
         );
         assert!(message.contains("Operation not permitted"), "{message}");
     }
+}
+
+/// A host whose disk is mounted after the first look at it.
+struct Mounting(LocalFiles);
+
+impl DiskFiles for Mounting {
+    fn stat(&self, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.0.read(path)
+    }
+
+    fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.0.create(path, bytes)
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        self.0.sync(path)
+    }
+
+    fn mkdir(&self, path: &Path) -> io::Result<()> {
+        self.0.mkdir(path)
+    }
+
+    fn statfs(&self, path: &Path) -> io::Result<Space> {
+        self.0.statfs(path)
+    }
+}
+
+#[test]
+fn a_disk_that_is_mounted_during_a_look_keeps_its_file() {
+    let host = Host::with(&["sdb1"]);
+    let mut node = node(&["sdb1"]);
+    round(&host.files, &mut node, &[]);
+    let before = host.cfg("sdb1");
+    let mounting = Mounting(LocalFiles::below(host.root.path()));
+    let path = "/mnt/longhorn/sdb1".to_owned();
+    let crashed = collect(&mounting, &node, &|_| false);
+    assert_eq!(crashed, Err(monitor::Crashed { path }));
+    assert_eq!(host.cfg("sdb1"), before);
 }
 
 #[test]
@@ -357,7 +403,7 @@ fn what_is_no_disk_any_more_has_no_status() {
 fn what_was_found_of_other_disks_says_nothing() {
     let host = Host::with(&["sdb1"]);
     let old = node(&["sdb1"]);
-    let collected = collect(&host.files, &old, &|_| false);
+    let collected = collect(&host.files, &old, &|_| false).unwrap();
     assert!(monitor::is_of(&old, &collected));
     assert!(!monitor::is_of(&node(&[]), &collected));
     assert!(!monitor::is_of(&node(&["sdc1"]), &collected));
@@ -374,12 +420,12 @@ fn a_condition_keeps_the_time_since_when_it_holds() {
     let host = Host::with(&["sdb1"]);
     let mut node = node(&["sdb1"]);
     round(&host.files, &mut node, &[]);
-    let collected = collect(&host.files, &node, &|_| false);
+    let collected = collect(&host.files, &node, &|_| false).unwrap();
     let before = node["status"].clone();
     status::disks(&mut node, &collected, &[], Scheduling::default(), LATER);
     assert_eq!(node["status"], before);
     fs::remove_dir_all(host.at("sdb1")).unwrap();
-    let collected = collect(&host.files, &node, &|_| false);
+    let collected = collect(&host.files, &node, &|_| false).unwrap();
     status::disks(&mut node, &collected, &[], Scheduling::default(), LATER);
     assert_eq!(
         condition(&node, "sdb1", "Ready")["lastTransitionTime"],
