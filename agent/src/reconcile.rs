@@ -297,7 +297,8 @@ impl Reconciler {
         }
     }
 
-    /// Takes what rings within a short while, so that a burst is one round.
+    /// Takes what rings within a short while, so that a burst is one round, and
+    /// what is told meanwhile, so that the round shows it.
     async fn gather(&mut self, mut dirty: Dirty, uevents: Option<&UeventBell>) -> Dirty {
         let end = tokio::time::Instant::now() + DEBOUNCE;
         loop {
@@ -305,6 +306,11 @@ impl Reconciler {
                 rung = ring(uevents) => {
                     if let Some(rung) = self.set_aside(rung) {
                         dirty = dirty.and(rung);
+                    }
+                }
+                Some(news) = self.news.1.recv() => {
+                    if let Some(again) = self.take(news) {
+                        dirty = dirty.and(again);
                     }
                 }
                 () = tokio::time::sleep_until(end) => return dirty,

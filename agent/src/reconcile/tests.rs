@@ -7,7 +7,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::*;
-use crate::{config::Options, mount_unit, observe::Hardware, units::Filesystem};
+use crate::{
+    config::Options, mount_unit, observe::Hardware, releases::ReleaseState, units::Filesystem,
+};
 
 #[derive(Parser)]
 struct Line {
@@ -107,6 +109,24 @@ impl SlowHost {
         let said = std::fs::write(self.0.path().join("frozen"), "for a while");
         said.expect("heard");
     }
+}
+
+/// Or it would show that a release is over, and not how it ended.
+#[tokio::test]
+async fn what_is_told_during_a_burst_is_shown_by_the_round_after_it() {
+    let host = tempfile::tempdir().expect("a directory");
+    let directory = host.path().to_str().expect("UTF-8");
+    let line = Line::parse_from(["x", "--state-dir", directory, "--host-root", directory]);
+    let settings = line.options.into_settings().expect("settings");
+    let (_cluster, heard) = watch::channel(View::Off);
+    let (mut reconciler, rounds) = Reconciler::new(settings, heard);
+    let told = News::Told("sdb1".parse().expect("a name"), Told::InUse);
+    reconciler.news.0.send(told).expect("it listens");
+    let dirty = reconciler.gather(Dirty::nothing(), None).await;
+    reconciler.round(&dirty).await;
+    let round = rounds.borrow().clone().expect("a round");
+    let states: Vec<_> = round.releases.iter().map(|row| row.state).collect();
+    assert_eq!(states, [ReleaseState::InUse]);
 }
 
 #[tokio::test]
