@@ -29,7 +29,7 @@ const NOBODY: u32 = 65534;
 struct StandIn {
     state: TempDir,
     address: SocketAddr,
-    /// Each is shown once, and the last from then on.
+    /// Each is shown once, and the last from then on. Where there is none, it hangs up.
     shown: Arc<Mutex<VecDeque<(String, String)>>>,
 }
 
@@ -53,12 +53,14 @@ impl StandIn {
                 assert!(line.starts_with("GET /v1/disks HTTP/1.0\r\n"), "{line}");
                 let mut shown = shown.lock().expect("not poisoned");
                 let last = shown.front().cloned();
-                let (status, body) = match shown.len() {
+                let next = match shown.len() {
                     2.. => shown.pop_front(),
                     _ => last,
-                }
-                .expect("an answer");
+                };
                 drop(shown);
+                let Some((status, body)) = next else {
+                    continue;
+                };
                 let answer = format!("HTTP/1.0 {status}\r\nServer: x\r\n\r\n{body}");
                 // One that was killed does not read it.
                 drop(stream.write_all(answer.as_bytes()));
@@ -77,6 +79,11 @@ impl StandIn {
     fn answer(&self, status: &str, body: Value) {
         let answer = (status.to_owned(), body.to_string());
         *self.shown.lock().expect("not poisoned") = VecDeque::from([answer]);
+    }
+
+    /// Hears what is asked, and ends without an answer.
+    fn hang_up(&self) {
+        *self.shown.lock().expect("not poisoned") = VecDeque::new();
     }
 
     /// Shows nothing once, before what it shows.
@@ -334,6 +341,20 @@ fn an_agent_in_its_first_round_is_waited_for() {
     );
     let mut release = agent.ask(&["sdb1"]);
     wait_for(&agent.file("release-sdb1"));
+    agent.take("release-sdb1", row("unmounted"));
+    assert_eq!(release.line(), "sdb1: unmounted");
+    assert_eq!(release.end().2, Some(0));
+}
+
+/// Its one thread may be writing to a disk that is slow.
+#[test]
+fn an_agent_that_listens_and_does_not_answer_at_once_is_waited_for() {
+    let agent = StandIn::new();
+    agent.hang_up();
+    let mut release = agent.ask(&["sdb1"]);
+    wait_for(&agent.file("release-sdb1"));
+    // Longer than one is waited for that does not listen.
+    thread::sleep(Duration::from_secs(4));
     agent.take("release-sdb1", row("unmounted"));
     assert_eq!(release.line(), "sdb1: unmounted");
     assert_eq!(release.end().2, Some(0));

@@ -25,10 +25,17 @@ use crate::{
 
 /// Between two looks at how it goes on.
 const PAUSE: Duration = Duration::from_millis(300);
-/// An agent that has not answered yet is waited for so long.
-const FIRST_ANSWER: Duration = Duration::from_secs(3);
-/// One that has, and may be in the middle of a restart.
-const NEXT_ANSWER: Duration = Duration::from_mins(1);
+/// Where nobody listens and nobody has, an agent is waited for so long.
+const NOBODY: Duration = Duration::from_secs(3);
+/// One that listens may be slow to answer, or in the middle of a restart.
+const SILENT: Duration = Duration::from_mins(1);
+/// Somebody has taken the question, and then no time to answer it, or ended.
+const LISTENS: [io::ErrorKind; 4] = [
+    io::ErrorKind::WouldBlock,
+    io::ErrorKind::UnexpectedEof,
+    io::ErrorKind::ConnectionReset,
+    io::ErrorKind::BrokenPipe,
+];
 /// For connecting, and for each read of an answer.
 const ANSWER: Duration = Duration::from_secs(10);
 /// More than any node has to say.
@@ -206,7 +213,8 @@ impl Follower {
                 // Its first round is under way.
                 Ok(None) => (heard, silent) = (true, Instant::now()),
                 Err(source) => {
-                    let patience = if heard { NEXT_ANSWER } else { FIRST_ANSWER };
+                    heard |= LISTENS.contains(&source.kind());
+                    let patience = if heard { SILENT } else { NOBODY };
                     if silent.elapsed() > patience {
                         let address = self.address;
                         return Err(ReleaseError::NoAgent { address, source });
@@ -306,6 +314,9 @@ fn get(address: SocketAddr) -> io::Result<Option<Report>> {
     stream.write_all(question.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(LONGEST_ANSWER).read_to_end(&mut answer)?;
+    if answer.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     parse(&answer)
 }
 
