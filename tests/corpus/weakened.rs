@@ -171,6 +171,7 @@ impl Weakened {
     pub fn of(run: &Run, rows: &[Row]) -> Result<Self, String> {
         let text = run.captured.get("evidence").ok_or("no evidence was kept")?;
         let words = |error: anyhow::Error| format!("{error:?}");
+        let inventory = evidence::inventory(text).map_err(words)?;
         let promised = rows
             .iter()
             // A row that fails anyway says so itself.
@@ -178,9 +179,11 @@ impl Weakened {
             .filter_map(|row| Some((run.seen.get(row.name)?, row.reasons)))
             .flat_map(|(seen, reasons)| seen.disks.iter().zip(reasons))
             .map(|(disk, reason)| (disk.device.clone(), *reason))
+            // The evidence is of a single look, which waits for no disk for long.
+            .filter(|(disk, _)| !inventory.not_answering.contains(disk))
             .collect();
         Ok(Self {
-            inventory: evidence::inventory(text).map_err(words)?,
+            inventory,
             policy: evidence::policy(POLICY).map_err(words)?,
             promised,
         })

@@ -6,15 +6,22 @@ use disk_discovery::{config::Options, decide::Policy, observe::Inventory};
 use crate::Node;
 
 /// Everything that the agent reads on a node at this moment, and the policy of
-/// a configuration. Writes nothing.
+/// a configuration. Writes nothing. A look waits for no disk for long, so it
+/// looks until all have answered.
 ///
 /// # Errors
-/// When the node does not answer, or the configuration is not one.
+/// When the node does not answer, or a disk does not, or the configuration is
+/// not one.
 pub fn of(node: &mut Node, config: &str) -> Result<(Inventory, Policy)> {
-    let text = node
-        .vm
-        .sh("disk-discovery plan -o evidence --config /etc/disk-discovery/config.yaml")?;
-    Ok((inventory(&text)?, policy(config)?))
+    let mut found = None;
+    node.wait_for("every disk answers", |node| {
+        let text = node
+            .vm
+            .sh("disk-discovery plan -o evidence --config /etc/disk-discovery/config.yaml")?;
+        found = Some(inventory(&text)?).filter(|found| found.not_answering.is_empty());
+        Ok(found.is_some())
+    })?;
+    Ok((found.context("no evidence")?, policy(config)?))
 }
 
 /// Reads what `plan -o evidence` printed.

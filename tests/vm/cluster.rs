@@ -263,6 +263,8 @@ fn in_a_pod(lab: &Lab) -> Result<()> {
         .guest
         .with(|node| node.vm.plug(Disk::scsi("beta").gib(12)))?;
     member.wait_in_use("sda1")?;
+    // What it could not tell yet would end with it.
+    member.wait_told("DiskProvisioned", 2)?;
     let mounts = "awk '$5 ~ \"^/mnt/longhorn\" {print $1, $5}' /proc/1/mountinfo";
     let before = member.sh(mounts)?;
     ensure!(before.lines().count() == 2, "{before}");

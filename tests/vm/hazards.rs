@@ -232,7 +232,7 @@ fn foreign_four_kilobyte_sectors(lab: &Lab) -> Result<()> {
     }
     let mut node = Node::boot(machine)?;
     node.vm
-        .sh("sgdisk -n 1:0:0 /dev/sda && mkfs.ext4 -q /dev/sda1 && sgdisk -o /dev/sdb && sync")?;
+        .sh("sgdisk -n 1:0:0 /dev/sda && udevadm settle && mkfs.ext4 -q /dev/sda1 && sgdisk -o /dev/sdb && sync")?;
     // As on a disk that sat behind a bridge with sectors of 512 bytes before.
     let moved = node.vm.disk_path("moved")?;
     crate::host("sgdisk", &["-n", "1:0:0"], &moved)?;

@@ -116,7 +116,7 @@ fn power_cut(lab: &Lab) -> Result<()> {
     node.wait_mounted(&["/mnt/longhorn/vdb1"])?;
     node.wait_logged(&["resume"])?;
     node.vm
-        .sh("e2fsck -fn /dev/vdb1 || umount /mnt/longhorn/vdb1 && e2fsck -fn /dev/vdb1")
+        .sh("systemctl stop disk-discovery && umount /mnt/longhorn/vdb1 && e2fsck -fn /dev/vdb1")
         .map(drop)
 }
 

@@ -89,7 +89,13 @@ fn approved_once(lab: &Lab) -> Result<()> {
     );
     // To bring the very same state back later.
     let copy = node.vm.run_dir().join("copy");
-    std::fs::copy(node.vm.disk_path("alpha")?, &copy)?;
+    let disk = node.vm.disk_path("alpha")?;
+    crate::host_to(
+        "cp",
+        &["--sparse=always", &disk.to_string_lossy()],
+        "",
+        &copy,
+    )?;
 
     approve(&mut node, &token)?;
     node.wait_mounted(&["/mnt/longhorn/vdb1"])?;

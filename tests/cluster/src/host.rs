@@ -261,7 +261,10 @@ impl SimulatedHost {
     /// A disk is pulled out, and what is on it is gone from here.
     pub fn take_away(&self, name: &str) {
         self.pull(name);
-        fs::remove_dir_all(self.path(name)).expect("removed");
+        // In one step: Longhorn makes a file that is missing where a directory is.
+        let away = self.root().join(format!("{name}-{}", Uuid::new_v4()));
+        fs::rename(self.path(name), &away).expect("moved away");
+        fs::remove_dir_all(away).expect("removed");
     }
 
     /// A disk is pulled out.

@@ -381,6 +381,7 @@ fn in_mode_observe_nothing_is_written() {
         ..AgentOptions::hurried()
     };
     let agent = cluster.agent(&host, &options);
+    // It says so from the beginning, and then what it has heard of the Node.
     until("the node is seen", || {
         matches!(*agent.view.borrow(), View::Present { .. })
     });
@@ -388,7 +389,9 @@ fn in_mode_observe_nothing_is_written() {
         host.round();
         thread::sleep(Duration::from_millis(20));
     }
-    assert_eq!(agent.status.borrow().state, State::Observing);
+    until("it only looks", || {
+        agent.status.borrow().state == State::Observing
+    });
     let verbs: Vec<String> = cluster
         .requests()
         .into_iter()

@@ -62,12 +62,12 @@ fn a_mounted_disk_becomes_storage_without_a_person() {
         cluster.told("DiskProvisioned") == 1 && cluster.told("DiskAdopted") == 1
     });
     until("nothing is wrong", || cluster.is_clean(&agent));
-    let summary = annotation(&cluster, "k3s2", "disk-discovery/summary");
-    let summary: Value = serde_json::from_str(summary.as_str().expect("a line")).expect("JSON");
-    assert_eq!(
-        (&summary["ok"], &summary["disks"], &summary["mounted"]),
-        (&json!(true), &json!(2), &json!(2))
-    );
+    until("the summary says so", || {
+        let summary = annotation(&cluster, "k3s2", "disk-discovery/summary");
+        let summary: Value = serde_json::from_str(summary.as_str().expect("a line")).expect("JSON");
+        ["ok", "disks", "mounted"].map(|part| summary[part].clone())
+            == [json!(true), json!(2), json!(2)]
+    });
 }
 
 #[test]
