@@ -170,6 +170,24 @@ impl Ledger {
         })
     }
 
+    /// Forgets, durably, what [`Ledger::leaving`] took down: Longhorn's entry was
+    /// not changed. A release that was called off meanwhile is over.
+    ///
+    /// # Errors
+    /// When this cannot be kept.
+    pub fn unchanged(&self, filesystem: Uuid) -> Result<(), LedgerError> {
+        self.change(|account| {
+            match account.phase(filesystem) {
+                Ok(phase @ ReleasePhase::Leaving { .. }) => *phase = ReleasePhase::UNTOUCHED,
+                Ok(ReleasePhase::Returning { .. }) => {
+                    account.releases.remove(&filesystem);
+                }
+                Ok(ReleasePhase::Left) | Err(_) => {}
+            }
+            Ok(())
+        })
+    }
+
     /// Takes down, durably, that nobody has a use for a disk any more: it may be
     /// unmounted from here on.
     ///
@@ -367,6 +385,26 @@ mod tests {
         host.ledger().call_off(DISK).expect("called off");
         host.ledger().call_off(DISK).expect("again");
         assert_eq!(host.phase(), None);
+    }
+
+    #[test]
+    fn what_an_entry_was_like_is_forgotten_with_the_change_that_was_not_made() {
+        let host = released();
+        let ledger = host.ledger();
+        ledger.leaving(DISK, SCHEDULABLE).expect("kept");
+        ledger.unchanged(DISK).expect("kept");
+        assert_eq!(host.phase(), UNTOUCHED);
+        ledger.leaving(DISK, DISABLED).expect("kept");
+        assert_eq!(host.phase(), leaving(DISABLED));
+        // Called off meanwhile, there is nothing to put back.
+        ledger.call_off(DISK).expect("called off");
+        ledger.unchanged(DISK).expect("kept");
+        assert_eq!(host.phase(), None);
+        ledger.unchanged(DISK).expect("nothing");
+        ledger.release(DISK, &name("sdb1")).expect("released");
+        ledger.left(DISK).expect("kept");
+        ledger.unchanged(DISK).expect("nothing");
+        assert_eq!(host.phase(), Some(ReleasePhase::Left));
     }
 
     #[test]

@@ -58,6 +58,21 @@ pub enum Failure {
     Unreachable(String),
 }
 
+impl Failure {
+    /// The API server has said that it changed nothing.
+    pub fn is_an_answer(&self) -> bool {
+        match self {
+            Self::Conflict
+            | Self::Syncing
+            | Self::Absent
+            | Self::Rejected(_)
+            | Self::Forbidden(_)
+            | Self::Unauthorized(_) => true,
+            Self::Unreachable(_) => false,
+        }
+    }
+}
+
 /// A connection to the API server, for what concerns one node.
 #[derive(Debug, Clone)]
 pub struct Requests {

@@ -231,7 +231,7 @@ impl Registrar {
             let now = Instant::now();
             let Judgement {
                 mut findings,
-                change,
+                mut change,
                 owner,
                 mut wanted,
             } = self.judge(&node, &picture, now);
@@ -315,6 +315,10 @@ impl Registrar {
                 return;
             }
             attempts += 1;
+            self.leaving.begin(&wanted, &mut change);
+            if change.is_empty() {
+                continue;
+            }
             let version = node.metadata.resource_version.clone();
             let patch = change.patch(&version.unwrap_or_default());
             match self.api.patch(&patch).await {
@@ -333,8 +337,11 @@ impl Registrar {
                         tracing::warn!(?failure, "the Longhorn Node cannot be written");
                     }
                     let conflict = failure == Failure::Conflict;
-                    // It may have been written all the same.
+                    // It may have been written all the same, unless that was answered.
                     fresh = false;
+                    if failure.is_an_answer() {
+                        self.leaving.not_begun(&wanted);
+                    }
                     self.writes.failed(&change, failure, generation, now);
                     if conflict {
                         match self.api.node().await {

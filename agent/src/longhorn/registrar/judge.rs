@@ -73,7 +73,9 @@ impl Registrar {
             let mut joined = change.clone();
             wanted.join(&mut joined);
             // What is rejected of a release keeps no disk from being registered.
-            if !self.writes.is_rejected(&joined, generation, now) {
+            if self.writes.is_rejected(&joined, generation, now) {
+                wanted = wanted.unwritten();
+            } else {
                 change = joined;
             }
             self.wake(wanted.again);

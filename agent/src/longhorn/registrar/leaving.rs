@@ -59,6 +59,8 @@ pub(super) struct Wanted {
     pub disks: BTreeMap<String, Value>,
     /// Disks whose entries are removed.
     pub removed: BTreeSet<DiskName>,
+    /// Disks whose entries are changed for the first time, and how they are now.
+    pub begun: BTreeMap<Uuid, (DiskName, Before)>,
     /// Disks whose entries are put back as they were.
     pub returned: BTreeSet<Uuid>,
     /// What follows from the Node without a change of it.
@@ -236,18 +238,15 @@ impl Leaving {
             }
             Step::Disable => {
                 let entry = node.spec.disks.get(name.as_str());
-                let before = Before {
+                let now = Before {
                     schedulable: entry.is_some_and(|entry| entry.allow_scheduling),
                     evicting: entry.is_some_and(|entry| entry.eviction_requested),
                 };
-                // Taken down before it is changed: who calls it off finds what
-                // to put back.
-                if self.kept(name, self.ledger.leaving(uuid, before)) {
-                    let fields = json!({"allowScheduling": false, "evictionRequested": true});
-                    wanted.disks.insert(name.to_string(), fields);
-                    let why = "Longhorn is asked to move its replicas away";
-                    self.tell(name, Told::Progress(why.to_owned()));
+                if before.is_none() {
+                    wanted.begun.insert(uuid, (name.clone(), now));
                 }
+                let fields = json!({"allowScheduling": false, "evictionRequested": true});
+                wanted.disks.insert(name.to_string(), fields);
             }
             Step::Wait(waiting) => self.tell(name, Told::Progress(waiting.to_string())),
             Step::CheckReplicas => {
@@ -364,6 +363,31 @@ impl Leaving {
         all
     }
 
+    /// Takes down how entries are before they are changed: who calls a release off
+    /// finds what to put back. What cannot be taken down is not changed.
+    pub(super) fn begin(&mut self, wanted: &Wanted, change: &mut Change) {
+        for (uuid, (name, before)) in &wanted.begun {
+            if self.kept(name, self.ledger.leaving(*uuid, *before)) {
+                let why = "Longhorn is asked to move its replicas away";
+                self.tell(name, Told::Progress(why.to_owned()));
+            } else {
+                change.disks.remove(name.as_str());
+            }
+        }
+    }
+
+    /// Nothing was changed: the Node may be another by now, and what was taken
+    /// down of it is not what is to be put back.
+    pub(super) fn not_begun(&mut self, wanted: &Wanted) {
+        for (uuid, (name, _)) in &wanted.begun {
+            let kept = self.kept(name, self.ledger.unchanged(*uuid));
+            let over = |standing: Standing| !standing.releases.contains_key(uuid);
+            if kept && self.standing().is_some_and(over) {
+                self.tell(name, Told::InUse);
+            }
+        }
+    }
+
     /// Entries were put back as they were.
     pub(super) fn written(&mut self, wanted: &Wanted, standing: &Standing) {
         for uuid in &wanted.returned {
@@ -411,6 +435,15 @@ impl Leaving {
 }
 
 impl Wanted {
+    /// What it comes to when nothing of it is written.
+    pub(super) fn unwritten(self) -> Self {
+        Self {
+            conclusions: self.conclusions,
+            again: self.again,
+            ..Self::default()
+        }
+    }
+
     /// Adds it to what else is to be written. New entries wait: what is
     /// rejected then is known.
     pub(super) fn join(&self, change: &mut Change) {

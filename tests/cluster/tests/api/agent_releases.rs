@@ -1,11 +1,12 @@
 //! How a disk leaves Longhorn, and comes back when that is called off.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use cluster_fixtures::{
+    admission::{Admission, Denied, Review},
     host::{Agent, AgentOptions, SimulatedHost},
     longhorn::Manager,
-    longhorn_cluster::{LonghornCluster, until},
+    longhorn_cluster::{ACCOUNT, LonghornCluster, NAMESPACE, until},
     server::{Mood, Whom},
 };
 use disk_discovery::{
@@ -302,6 +303,97 @@ fn a_release_that_is_called_off_leaves_the_disk_as_people_had_it() {
         assert_eq!(scene.entry(), before);
         until("it is told", || scene.told().contains(&Told::InUse));
     }
+}
+
+/// What the agent has heard of the Node is older than what a person has done to
+/// it: with that it is not written, nor may it be what is put back.
+#[test]
+fn what_a_person_changes_just_before_a_release_is_put_back_when_it_is_called_off() {
+    let scene = Scene::on(LonghornCluster::stand_in(), &options());
+    scene.manager.evictions_hang(true);
+    let placed = scene.manager.place_replica("k3s2", "sdb1", 1 << 30);
+    placed.expect("placed");
+    until("the agent is done", || scene.cluster.is_clean(&scene.agent));
+    let (schedulable, evicting) = (true, false);
+    let old = Some(ReleasePhase::leaving(Before {
+        schedulable,
+        evicting,
+    }));
+    let server = scene.cluster.server();
+    let slow = Mood::Slow(Duration::from_secs(6));
+    server.mood_for(Whom::account(NAMESPACE, ACCOUNT), slow);
+    scene.release();
+    // Its request is under way.
+    until("the entry is to be changed", || scene.phase() == old);
+    let theirs = json!({"allowScheduling": false, "tags": ["theirs"]});
+    let patch = json!({"spec": {"disks": {"sdb1": theirs}}});
+    scene.cluster.patch("k3s2", &patch);
+    let before = scene.entry();
+    server.mood_for(Whom::account(NAMESPACE, ACCOUNT), Mood::Well);
+    let now = Some(ReleasePhase::leaving(Before {
+        schedulable: false,
+        evicting,
+    }));
+    until("it is known how it was", || scene.phase() == now);
+    until("it is evicted", || {
+        scene.entry()["evictionRequested"] == true
+    });
+    scene.host.ledger().call_off(scene.uuid).expect("kept");
+    scene.host.round();
+    until("it is forgotten", || scene.phase().is_none());
+    assert_eq!(scene.entry(), before);
+}
+
+/// Will not have the eviction from sdb1 ended.
+struct GoesOn;
+
+impl Admission for GoesOn {
+    fn mutate(&self, _: &Review<'_>, _: &mut Value) -> Result<(), Denied> {
+        Ok(())
+    }
+
+    fn validate(&self, review: &Review<'_>) -> Result<(), Denied> {
+        let evicted = |object: &Value| object["spec"]["disks"]["sdb1"]["evictionRequested"] == true;
+        if review.object.is_none_or(evicted) {
+            return Ok(());
+        }
+        Err(Denied {
+            code: 422,
+            reason: "Invalid".to_owned(),
+            message: "admission webhook denied the request: the eviction goes on".to_owned(),
+            causes: Vec::new(),
+        })
+    }
+}
+
+#[test]
+fn what_longhorn_will_not_have_put_back_is_not_taken_for_put_back_when_other_disks_are_registered()
+{
+    let scene = Scene::on(LonghornCluster::stand_in(), &options());
+    scene.manager.evictions_hang(true);
+    let placed = scene.manager.place_replica("k3s2", "sdb1", 1 << 30);
+    placed.expect("placed");
+    let before = scene.entry();
+    scene.release();
+    until("it is evicted", || {
+        scene.entry()["evictionRequested"] == true
+    });
+    scene.cluster.also_ask(vec![Arc::new(GoesOn)]);
+    scene.host.ledger().call_off(scene.uuid).expect("kept");
+    scene.host.round();
+    until("it is rejected", || {
+        let status = scene.agent.status.borrow();
+        status.requests.contains_key(&("patch-node", "rejected"))
+    });
+    scene.host.provision("sdd1");
+    until("another disk is registered", || {
+        !scene.cluster.entry("k3s2", "sdd1").is_null()
+    });
+    scene.cluster.also_ask(Vec::new());
+    let touched = json!({"spec": {"tags": ["mended"]}});
+    scene.cluster.patch("k3s2", &touched);
+    until("it is forgotten", || scene.phase().is_none());
+    assert_eq!(scene.entry(), before);
 }
 
 /// The decisive step waits for the API server: what a person takes back in that
