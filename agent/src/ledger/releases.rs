@@ -151,7 +151,8 @@ impl Ledger {
     }
 
     /// Takes down, durably, what people had Longhorn do with a disk that leaves,
-    /// before that is changed. What was taken down first stays.
+    /// before that is changed. What was taken down first stays, until
+    /// [`Ledger::unchanged`].
     ///
     /// # Errors
     /// When the disk is not leaving (any more): then nothing must be changed. Or

@@ -59,7 +59,8 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The API server has said that it changed nothing.
+    /// The API server has said that it changed nothing. Of some answers that
+    /// count as none, as 429, that is not known here.
     pub fn is_an_answer(&self) -> bool {
         match self {
             Self::Conflict

@@ -226,7 +226,8 @@ impl Writes {
         self.not_before = None;
         self.failure = None;
         self.syncing = None;
-        self.rejected_change = None;
+        let other = |(rejected, _): &(Change, Rejection)| rejected.disks != change.disks;
+        self.rejected_change = self.rejected_change.take().filter(other);
         if change.annotations.contains_key(SUMMARY) {
             self.summary_written = Some(now);
             self.summary = None;

@@ -234,6 +234,7 @@ impl Registrar {
                 mut change,
                 owner,
                 mut wanted,
+                rejected,
             } = self.judge(&node, &picture, now);
             if !wanted.conclusions.is_empty() && !fresh {
                 if attempts < ATTEMPTS
@@ -274,7 +275,7 @@ impl Registrar {
             }
             let pending = !change.is_empty();
             let held = self.doubles.waiting(now);
-            if !pending {
+            if !pending && !rejected {
                 self.writes.settled(now);
             }
             findings.extend(self.writes.findings(now));
@@ -283,7 +284,7 @@ impl Registrar {
             let state = match () {
                 () if !enforce => State::Observing,
                 () if !owner.is_me() || self.confinement.is_elsewhere() => State::AnotherAgent,
-                () if pending || held.is_some() => State::Pending,
+                () if pending || rejected || held.is_some() => State::Pending,
                 () => State::Current,
             };
             let generation = node.metadata.generation;

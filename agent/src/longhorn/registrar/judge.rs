@@ -25,6 +25,8 @@ pub(super) struct Judgement {
     pub owner: Owner,
     /// The part of the change that is for disks that leave or return.
     pub wanted: Wanted,
+    /// That part was rejected a while ago, and is left out.
+    pub rejected: bool,
 }
 
 impl Registrar {
@@ -61,7 +63,7 @@ impl Registrar {
         let held = self.writes.held_back(&all, &doubles, generation, now);
         let mut change = register::change(&facts, &findings, terms, &held);
         self.verify(&mut change, picture);
-        let mut wanted = Wanted::default();
+        let (mut wanted, mut rejected) = (Wanted::default(), false);
         let speaks = owner.is_me() && !self.confinement.is_elsewhere();
         if !speaks {
             self.leaving.wait("another agent speaks for this node");
@@ -73,7 +75,8 @@ impl Registrar {
             let mut joined = change.clone();
             wanted.join(&mut joined);
             // What is rejected of a release keeps no disk from being registered.
-            if self.writes.is_rejected(&joined, generation, now) {
+            rejected = self.writes.is_rejected(&joined, generation, now);
+            if rejected {
                 wanted = wanted.unwritten();
             } else {
                 change = joined;
@@ -103,6 +106,7 @@ impl Registrar {
             change,
             owner,
             wanted,
+            rejected,
         }
     }
 

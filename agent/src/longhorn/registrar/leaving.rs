@@ -38,6 +38,8 @@ pub(super) struct Leaving {
     counted: BTreeMap<DiskName, Counted>,
     /// Since when a disk is seen to be switched off and evicted.
     evicted: BTreeMap<DiskName, Instant>,
+    /// The ledger could not be written: nothing new is begun until then.
+    pause: Option<Instant>,
     hurry: u32,
 }
 
@@ -49,6 +51,8 @@ struct Counted {
     at: Instant,
 }
 
+/// After the ledger could not be written, it is tried again.
+const PAUSE: Duration = Duration::from_mins(1);
 /// Replicas may go without a change of the Node: they are counted again.
 const COUNT_AGAIN: Duration = Duration::from_secs(30);
 
@@ -103,6 +107,7 @@ impl Leaving {
             asked: BTreeMap::new(),
             counted: BTreeMap::new(),
             evicted: BTreeMap::new(),
+            pause: None,
             hurry,
         }
     }
@@ -243,6 +248,11 @@ impl Leaving {
                     evicting: entry.is_some_and(|entry| entry.eviction_requested),
                 };
                 if before.is_none() {
+                    let pause = self.pause.filter(|until| *until > Instant::now());
+                    if let Some(until) = pause {
+                        wanted.again = Some(wanted.again.map_or(until, |again| again.min(until)));
+                        return;
+                    }
                     wanted.begun.insert(uuid, (name.clone(), now));
                 }
                 let fields = json!({"allowScheduling": false, "evictionRequested": true});
@@ -372,6 +382,7 @@ impl Leaving {
                 self.tell(name, Told::Progress(why.to_owned()));
             } else {
                 change.disks.remove(name.as_str());
+                self.pause = Some(Instant::now() + PAUSE / self.hurry);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! How a disk leaves Longhorn, and comes back when that is called off.
 
-use std::{sync::Arc, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use cluster_fixtures::{
     admission::{Admission, Denied, Review},
@@ -11,8 +11,8 @@ use cluster_fixtures::{
 };
 use disk_discovery::{
     config::OnMissing,
-    ledger::{Before, ReleasePhase},
-    longhorn::status::State,
+    ledger::{Before, Ledger, ReleasePhase},
+    longhorn::{finding::Kind, status::State},
     releases::Told,
 };
 use serde_json::{Value, json};
@@ -382,8 +382,7 @@ fn what_longhorn_will_not_have_put_back_is_not_taken_for_put_back_when_other_dis
     scene.host.ledger().call_off(scene.uuid).expect("kept");
     scene.host.round();
     until("it is rejected", || {
-        let status = scene.agent.status.borrow();
-        status.requests.contains_key(&("patch-node", "rejected"))
+        scene.agent.is_told(Kind::RegistrationRejected)
     });
     scene.host.provision("sdd1");
     until("another disk is registered", || {
@@ -394,6 +393,35 @@ fn what_longhorn_will_not_have_put_back_is_not_taken_for_put_back_when_other_dis
     scene.cluster.patch("k3s2", &touched);
     until("it is forgotten", || scene.phase().is_none());
     assert_eq!(scene.entry(), before);
+}
+
+/// A full disk of the system, say.
+#[test]
+fn a_release_that_cannot_be_taken_down_keeps_no_other_disk_from_being_registered() {
+    let scene = Scene::new(&options());
+    until("the agent is done", || scene.cluster.is_clean(&scene.agent));
+    // It is released in a copy, and there is no room for another when it comes.
+    let state = scene.host.root().join("state");
+    let (file, copy) = (state.join("ledger.json"), state.join("copy/ledger.json"));
+    fs::create_dir(state.join("copy")).expect("a directory");
+    fs::copy(&file, &copy).expect("copied");
+    let name = "sdb1".parse().expect("a name");
+    let other = Ledger::below(&state.join("copy"));
+    other.release(scene.uuid, &name).expect("kept");
+    fs::create_dir(state.join("ledger.tmp")).expect("in the way");
+    fs::rename(copy, file).expect("exchanged");
+    scene.host.round();
+    until("it is told", || scene.is_told("ledger.json"));
+    for sdc1 in [json!({"allowScheduling": false}), Value::Null] {
+        let removed = json!({"spec": {"disks": {"sdc1": sdc1}}});
+        scene.cluster.patch("k3s2", &removed);
+    }
+    until("another disk is registered again", || {
+        !scene.cluster.entry("k3s2", "sdc1").is_null()
+    });
+    assert_eq!(scene.entry()["evictionRequested"], false);
+    fs::remove_dir(state.join("ledger.tmp")).expect("out of the way");
+    until("the release goes on", || scene.entry().is_null());
 }
 
 /// The decisive step waits for the API server: what a person takes back in that
